@@ -1,0 +1,43 @@
+r"""The 256 to 1024 super-resolution stage: paper, appendices B.1 and F.3.
+
+Trained on 64 to 256 pixel crops of 1024-pixel pictures, then run on whole
+ones: it has no self-attention, only attention over text. Global batch 2048,
+2.5M steps; the paper used 128 TPU v4 chips.
+
+    imagen-jax train --config configs/sr1024.py --workdir gs://BUCKET/sr1024 \
+        --set text.store=gs://BUCKET/embeddings \
+        --set data.tasks.pairs.path=gs://BUCKET/pairs
+
+Not trained here yet. Pictures of the task are taken as they are: cutting
+256-pixel crops out of 1024-pixel pictures is to come (CHANGELOG.md).
+"""
+
+from imagen_jax import config
+
+
+def get_config() -> config.Config:
+  """Returns the run's config."""
+  return config.Config(
+    stage=config.StageConfig(
+      name='sr1024',
+      image_size=256,
+      lowres_size=64,
+      unet=config.UNetConfig(
+        design='efficient',
+        channels=(128, 256, 512, 1024),
+        num_res_blocks=(2, 4, 8, 8),
+        self_attention=(False, False, False, False),
+        text_attention=(False, False, False, True),
+        head_dim=256,
+        attention_expansion=2,
+        embed_dim=512,
+      ),
+      diffusion=config.DiffusionConfig(schedule='linear'),
+      sample=config.SampleConfig(
+        num_steps=64, guidance_weight=4.0, aug_level=0.1
+      ),
+    ),
+    data=config.DataConfig(tasks=(config.TaskConfig('pairs', path=''),)),
+    optimizer=config.OptimizerConfig(name='adam'),
+    mesh=config.MeshConfig(data=-1, fsdp=8),
+  )

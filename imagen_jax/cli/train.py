@@ -1,0 +1,92 @@
+"""The command `imagen-jax train`."""
+
+import argparse
+import shlex
+import sys
+
+HELP = 'train one stage, or resume it'
+
+_EPILOG = """\
+A workdir that holds a checkpoint is resumed from it. Ctrl-C and SIGTERM finish
+the step, save, and say how to go on. The workdir gets checkpoints/,
+metrics.jsonl, tensorboard/, samples/ and config.json.
+
+On the hosts of a TPU pod, start the same command on each: they find each
+other. Elsewhere, say who is who with --coordinator, --num-processes and
+--process-id.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser):
+  """Declares the command's arguments."""
+  parser.epilog = _EPILOG
+  parser.formatter_class = argparse.RawDescriptionHelpFormatter
+  parser.add_argument(
+    '--config',
+    required=True,
+    metavar='FILE[:ROW]',
+    help='a config, such as configs/base64.py',
+  )
+  parser.add_argument(
+    '--workdir',
+    required=True,
+    metavar='DIR',
+    help='where the run is kept; local, or gs://...',
+  )
+  parser.add_argument(
+    '--set',
+    action='append',
+    default=[],
+    metavar='A.B=VALUE',
+    help='set a field of the config; may be given several times',
+  )
+  parser.add_argument(
+    '--allow-config-change',
+    action='store_true',
+    help="resume although the config differs from the checkpoint's",
+  )
+  parser.add_argument(
+    '--coordinator',
+    metavar='HOST:PORT',
+    help='address of process 0, where hosts cannot find each other',
+  )
+  parser.add_argument(
+    '--num-processes', type=int, metavar='N', help='how many there are'
+  )
+  parser.add_argument(
+    '--process-id', type=int, metavar='I', help='which one this is, from 0'
+  )
+
+
+def main(args: argparse.Namespace) -> int:
+  """Runs the command; returns its exit status."""
+  from imagen_jax import config as config_lib
+  from imagen_jax.cli import devices
+
+  config = config_lib.override(config_lib.load(args.config), args.set)
+  if not config.text.store:
+    raise ValueError(
+      'text.store is empty; accepted: a folder that `imagen-jax encode` '
+      'wrote (--set text.store=DIR)'
+    )
+  devices.start(
+    config.mesh.simulated_devices,
+    coordinator=args.coordinator,
+    num_processes=args.num_processes,
+    process_id=args.process_id,
+  )
+  from imagen_jax.train import loop
+
+  outcome = loop.train(
+    config, args.workdir, allow_config_change=args.allow_config_change
+  )
+  if outcome.signal is None:
+    print(f'trained to step {outcome.step}: {args.workdir}', file=sys.stderr)
+    return 0
+  again = shlex.join(['imagen-jax', *sys.argv[1:]])
+  print(
+    f'stopped by signal {int(outcome.signal)} and saved step {outcome.step};'
+    f' go on with: {again}',
+    file=sys.stderr,
+  )
+  return 128 + outcome.signal

@@ -1,0 +1,162 @@
+"""The tasks of a config as seqio Tasks, and their mixture."""
+
+from collections.abc import Iterator
+import functools
+import hashlib
+import re
+
+import seqio
+import tensorflow as tf
+
+from imagen_jax import config as config_lib
+from imagen_jax.data import preprocess
+from imagen_jax.data import records as records_lib
+from imagen_jax.data import source as source_lib
+
+# What seqio allows in the name of a Task, less what we use ourselves.
+_NAME = re.compile(r'[\w.#]+')
+
+
+def task_name(config: config_lib.Config, name: str) -> str:
+  """Returns the name under which seqio knows task `name` of `config`.
+
+  Configs that read the same data in the same way share Tasks; all others have
+  their own, since a hash of what matters is part of the name.
+  """
+  stage, data = config.stage, config.data
+  identity = repr(
+    (
+      data.tasks,
+      data.crop,
+      data.max_bad_share,
+      stage.image_size,
+      stage.lowres_size,
+    )
+  )
+  digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
+  return f'imagen_jax:{digest}:{name}'
+
+
+def register(config: config_lib.Config) -> seqio.Mixture:
+  """Returns the mixture of `config`, having registered it and its Tasks.
+
+  The Tasks give `image`, float32 [S, S, 3] in [-1, 1], `caption`, `key`,
+  `slot`, `seed` and, for a stage that has one, `lowres`. A second call with
+  the same config returns the same mixture.
+
+  Raises:
+    ValueError: where there are no tasks, or one cannot be read.
+  """
+  if not config.data.tasks:
+    raise ValueError(
+      'data.tasks is empty; accepted: at least one task (name, path)'
+    )
+  mixture = task_name(config, 'mixture')
+  if mixture in seqio.MixtureRegistry.names():
+    return seqio.MixtureRegistry.get(mixture)
+  tasks = [_register_task(config, task) for task in config.data.tasks]
+  rates = [task.rate for task in config.data.tasks]
+  return seqio.MixtureRegistry.add(mixture, list(zip(tasks, rates)))
+
+
+def _register_task(config, task):
+  if not _NAME.fullmatch(task.name) or task.name == 'mixture':
+    raise ValueError(
+      f'data.tasks has the name {task.name!r}; accepted: letters, digits, '
+      "'_', '.' and '#', and not 'mixture'"
+    )
+  name = task_name(config, task.name)
+  if name in seqio.TaskRegistry.names():
+    return seqio.TaskRegistry.get(name)
+  stage = config.stage
+  source = source_lib.PictureSource(
+    task.name,
+    task.path,
+    min_size=stage.image_size,
+    max_bad_share=config.data.max_bad_share,
+  )
+  source.records(task.split)  # Refuses a split that is not there.
+  text = functools.partial(
+    seqio.Feature,
+    seqio.PassThroughVocabulary(size=0),
+    add_eos=False,
+    rank=0,
+    dtype=tf.string,
+  )
+  features = {
+    'image': seqio.ContinuousFeature(dtype=tf.float32, rank=3),
+    'caption': text(),
+    'key': text(),
+    'slot': seqio.ContinuousFeature(dtype=tf.int64, rank=0),
+  }
+  if stage.lowres_size is not None:
+    features['lowres'] = seqio.ContinuousFeature(dtype=tf.float32, rank=3)
+  return seqio.TaskRegistry.add(
+    name,
+    source=source,
+    preprocessors=[
+      preprocess.choose_caption,
+      functools.partial(preprocess.crop_square, crop=config.data.crop),
+      functools.partial(
+        preprocess.resize,
+        image_size=stage.image_size,
+        lowres_size=stage.lowres_size,
+      ),
+    ],
+    output_features=features,
+    # The source permutes whole epochs; a buffer of pictures adds nothing.
+    shuffle_buffer_size=None,
+  )
+
+
+def task(config: config_lib.Config, name: str) -> seqio.Task:
+  """Returns the seqio Task of task `name` of `config`, registered."""
+  register(config)
+  return seqio.TaskRegistry.get(task_name(config, name))
+
+
+def splits(config: config_lib.Config) -> dict[str, list[records_lib.Records]]:
+  """Returns, by task, the records to train on and the held-out ones, if any.
+
+  Raises:
+    ValueError: as `register`.
+  """
+  found = {}
+  for entry in config.data.tasks:
+    source = task(config, entry.name).source
+    names = [entry.split]
+    if records_lib.HELDOUT in source.splits:
+      names.append(records_lib.HELDOUT)
+    names = dict.fromkeys(names)  # Once each, where held-out is trained on.
+    found[entry.name] = [source.records(split) for split in names]
+  return found
+
+
+def num_examples(config: config_lib.Config) -> dict[str, dict[str, int]]:
+  """Returns the number of records by task and split.
+
+  Raises:
+    ValueError: as `register`.
+  """
+  return {
+    name: {records.split: len(records) for records in parts}
+    for name, parts in splits(config).items()
+  }
+
+
+def captions(config: config_lib.Config) -> Iterator[str]:
+  """Yields every usable caption of all tasks, the held-out ones too.
+
+  Pictures are not decoded. A caption comes as often as it stands in the data;
+  records without a usable one are left out, as they are in training.
+
+  Raises:
+    ValueError: as `register`.
+  """
+  for parts in splits(config).values():
+    for records in parts:
+      for index in range(len(records)):
+        try:
+          yield from records.captions(index)
+        except records_lib.BadRecordError:
+          continue

@@ -1,0 +1,1 @@
+"""The diffusion maths: functions of arrays, without parameters."""

@@ -1,0 +1,90 @@
+"""The variance-preserving noise process, and conversions between targets."""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+
+def broadcast(value, like):
+  """`value` [B] with trailing axes of size 1, to the rank of `like`."""
+  return value.reshape(value.shape + (1,) * (like.ndim - value.ndim))
+
+
+def alpha_sigma(logsnr):
+  """Signal and noise scale: alpha^2 = sigmoid(logsnr), alpha^2 + sigma^2 = 1.
+
+  Args:
+    logsnr: log(alpha^2 / sigma^2), any shape.
+  """
+  return jnp.sqrt(jax.nn.sigmoid(logsnr)), jnp.sqrt(jax.nn.sigmoid(-logsnr))
+
+
+def diffuse(x, eps, logsnr):
+  """z_t = alpha x + sigma eps (paper, equation 3).
+
+  Args:
+    x: clean images, [B, H, W, C].
+    eps: standard normal noise, [B, H, W, C].
+    logsnr: [B].
+  """
+  chex.assert_equal_shape([x, eps])
+  alpha, sigma = alpha_sigma(broadcast(logsnr, x))
+  return alpha * x + sigma * eps
+
+
+def to_x(kind, out, z, logsnr):
+  """The clean image that a prediction stands for, [B, H, W, C].
+
+  Args:
+    kind: which prediction `out` is: 'x', 'eps' or 'v' = alpha eps - sigma x.
+    out: the prediction, [B, H, W, C].
+    z: the noised image that it was made from, [B, H, W, C].
+    logsnr: of `z`, [B].
+  """
+  alpha, sigma = alpha_sigma(broadcast(logsnr, z))
+  if kind == 'x':
+    return out
+  if kind == 'eps':
+    return (z - sigma * out) / alpha
+  if kind == 'v':
+    return alpha * z - sigma * out
+  raise ValueError(f"prediction is {kind!r}; accepted: 'x', 'eps', 'v'")
+
+
+def from_x(kind, x, z, logsnr):
+  """The prediction of `kind` that stands for clean image `x`.
+
+  The inverse of `to_x`; arguments alike.
+  """
+  alpha, sigma = alpha_sigma(broadcast(logsnr, z))
+  if kind == 'x':
+    return x
+  if kind == 'eps':
+    return (z - alpha * x) / sigma
+  if kind == 'v':
+    return (alpha * z - x) / sigma
+  raise ValueError(f"prediction is {kind!r}; accepted: 'x', 'eps', 'v'")
+
+
+def posterior(x, z_t, logsnr_t, logsnr_s):
+  """Mean and variance of q(z_s | z_t, x), for s < t.
+
+  Args:
+    x: clean image, [B, H, W, C].
+    z_t: noised image at time t, [B, H, W, C].
+    logsnr_t: log-SNR at t, [B].
+    logsnr_s: log-SNR at s, [B]; larger than `logsnr_t`.
+
+  Returns:
+    Mean [B, H, W, C] and variance [B, 1, 1, 1].
+
+  Paper, appendix A: mean and variance of equation 6 with gamma = 0.
+  """
+  chex.assert_equal_shape([x, z_t])
+  chex.assert_shape([logsnr_t, logsnr_s], x.shape[:1])
+  alpha_t, _ = alpha_sigma(broadcast(logsnr_t, x))
+  alpha_s, sigma_s = alpha_sigma(broadcast(logsnr_s, x))
+  # 1 - SNR(t) / SNR(s), through expm1: the difference cancels near t = s.
+  c = -jnp.expm1(broadcast(logsnr_t - logsnr_s, x))
+  mean = alpha_s * ((1 - c) * z_t / alpha_t + c * x)
+  return mean, c * sigma_s**2

@@ -1,0 +1,173 @@
+"""Exported stages: EMA weights as safetensors, config, manifest of hashes."""
+
+import dataclasses
+import hashlib
+import json
+
+from etils import epath
+import jax
+import numpy as np
+from safetensors import numpy as safetensors
+
+import imagen_jax
+from imagen_jax import config as config_lib
+from imagen_jax.train import checkpoint
+
+MANIFEST_FILE = 'manifest.json'
+CONFIG_FILE = 'config.json'
+# A file of weights is about this large: no host need hold all of a stage.
+SHARD_BYTES = 1 << 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """An exported stage, loaded.
+
+  Attributes:
+    stage: its config.
+    text: the config of the text encoder that it was trained with.
+    params: its network's EMA parameters, NumPy arrays in nested dicts.
+    step: updates that made them.
+  """
+
+  stage: config_lib.StageConfig
+  text: config_lib.TextConfig
+  params: dict
+  step: int
+
+
+def export_weights(
+  workdir: str, out: str, *, step: int | None = None, shard_bytes=SHARD_BYTES
+) -> dict:
+  """Writes a checkpoint's EMA weights to the folder `out`.
+
+  Arrays are read and written a file's worth at a time. The manifest comes
+  last, so that an export that was cut short is not taken for a whole one.
+
+  Args:
+    workdir: of the run.
+    out: a new folder, or one that holds an export, which is replaced.
+    step: of the checkpoint; the newest where None.
+    shard_bytes: about how large a file of weights becomes.
+
+  Returns:
+    The manifest.
+
+  Raises:
+    ValueError: where there is no such checkpoint.
+  """
+  out = epath.Path(out)
+  if out.exists() and not (out / CONFIG_FILE).exists() and any(out.iterdir()):
+    raise ValueError(
+      f'--out {out} holds something else; accepted: a new folder, or one '
+      'with an export, which is replaced'
+    )
+  with checkpoint.Checkpointer(workdir) as checkpointer:
+    steps = checkpointer.steps()
+    step = step if step is not None else (steps[-1] if steps else None)
+    if step not in steps:
+      raise ValueError(
+        f'--workdir {workdir} has no checkpoint '
+        f'{"" if step is None else f"of step {step}"}; accepted: '
+        f'{", ".join(map(str, steps)) or "a workdir that has one"}'
+      )
+    config = checkpointer.config(step)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MANIFEST_FILE).unlink(missing_ok=True)
+    for old in out.glob('weights-*.safetensors'):
+      old.unlink()
+    files = {}
+    shards = _shards(checkpointer.ema_shapes(step), shard_bytes)
+    for number, names in enumerate(shards, 1):
+      arrays = checkpointer.restore_ema(step, names)
+      name = f'weights-{number:05d}-of-{len(shards):05d}.safetensors'
+      blob = safetensors.save(arrays)
+      (out / name).write_bytes(blob)
+      files[name] = {
+        'sha256': hashlib.sha256(blob).hexdigest(),
+        'bytes': len(blob),
+        'arrays': list(arrays),
+      }
+  text = config_lib.to_json(config)
+  (out / CONFIG_FILE).write_text(text)
+  manifest = {
+    'imagen_jax': imagen_jax.__version__,
+    'stage': config.stage.name,
+    'step': step,
+    'weights': 'ema',
+    'config_sha256': hashlib.sha256(text.encode()).hexdigest(),
+    'files': files,
+  }
+  (out / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + '\n')
+  return manifest
+
+
+def _shards(shapes, shard_bytes):
+  """Names of arrays, in groups of about `shard_bytes`."""
+  groups, size = [[]], 0
+  for name, leaf in shapes.items():
+    num_bytes = int(np.prod(leaf.shape)) * np.dtype(leaf.dtype).itemsize
+    if groups[-1] and size + num_bytes > shard_bytes:
+      groups.append([])
+      size = 0
+    groups[-1].append(name)
+    size += num_bytes
+  return groups
+
+
+def load_weights(folder: str) -> Stage:
+  """Loads an exported stage, its hashes checked.
+
+  Raises:
+    ValueError: where the folder is no whole export, or a file has changed.
+  """
+  folder = epath.Path(folder)
+  path = folder / MANIFEST_FILE
+  if not path.exists():
+    raise ValueError(
+      f'--weights {folder} has no {MANIFEST_FILE}; accepted: a folder that '
+      '`imagen-jax export` has finished'
+    )
+  manifest = json.loads(path.read_text())
+  text = _checked(folder / CONFIG_FILE, manifest['config_sha256']).decode()
+  config = config_lib.from_json(text)
+  flat = {}
+  for name, entry in manifest['files'].items():
+    flat.update(safetensors.load(_checked(folder / name, entry['sha256'])))
+  return Stage(
+    stage=config.stage,
+    text=config.text,
+    params=unflatten(flat),
+    step=manifest['step'],
+  )
+
+
+def _checked(path, sha256):
+  if not path.exists():
+    raise ValueError(f'{path} is missing; accepted: what the manifest lists')
+  blob = path.read_bytes()
+  if hashlib.sha256(blob).hexdigest() != sha256:
+    raise ValueError(
+      f'{path} is not what the manifest has the hash of; export it again'
+    )
+  return blob
+
+
+def flatten(tree) -> dict:
+  """Nested dicts as one dict, names joined by '/'."""
+  leaves = jax.tree.leaves_with_path(tree)
+  return {
+    jax.tree_util.keystr(p, simple=True, separator='/'): x for p, x in leaves
+  }
+
+
+def unflatten(flat: dict) -> dict:
+  """The inverse of `flatten`."""
+  tree = {}
+  for name, leaf in flat.items():
+    *parents, last = name.split('/')
+    node = tree
+    for parent in parents:
+      node = node.setdefault(parent, {})
+    node[last] = leaf
+  return tree

@@ -1,0 +1,227 @@
+"""Pictures from captions: text encoder, cascade, files."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import operator
+
+from etils import epath
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+import tqdm
+
+from imagen_jax import cascade
+from imagen_jax import config
+from imagen_jax import export
+from imagen_jax import grid
+from imagen_jax import sharding
+from imagen_jax import structs
+from imagen_jax.text import encoder as encoder_lib
+from imagen_jax.train import state as state_lib
+
+SAMPLES_FILE = 'samples.jsonl'
+
+
+class Cascade:
+  """Exported stages, ready to sample; each is compiled once a batch size.
+
+  Args:
+    stages: from `export.load_weights`, the base first.
+    mesh: images of a batch are split over it; parameters are whole on each
+      device.
+
+  Raises:
+    ValueError: where a stage does not take what the one before it makes, or
+      the stages were trained with different text encoders.
+  """
+
+  def __init__(self, stages: list[export.Stage], mesh):
+    cascade.check_stages([stage.stage for stage in stages])
+    for stage in stages[1:]:
+      _check_text(stages[0].text, stage)
+    self.stages = [stage.stage for stage in stages]
+    self.text = stages[0].text
+    self._mesh = mesh
+    whole = sharding.replicated(mesh)
+    self._params = [jax.device_put(stage.params, whole) for stage in stages]
+    self._draw = [
+      jax.jit(functools.partial(_draw, stage)) for stage in self.stages
+    ]
+
+  def __call__(self, keys, text: structs.TextCond, guidance_weights):
+    """Images of the last stage, [B, H, W, 3] in [-1, 1].
+
+    Args:
+      keys: a PRNG key an image, [B].
+      text: B captions, encoded.
+      guidance_weights: a [B] array a stage.
+    """
+    shards = self._mesh.shape['data'] * self._mesh.shape['fsdp']
+    place = sharding.replicated(self._mesh)
+    if keys.shape[0] % shards == 0:
+      place = jax.sharding.NamedSharding(self._mesh, sharding.BATCH)
+    put = functools.partial(jax.device_put, device=place)
+    keys, text = put(keys), jax.tree.map(put, text)
+    x = None
+    for number, draw in enumerate(self._draw):
+      # A key of its own a stage: the same noise twice would correlate them.
+      keys_here = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+      weight = put(jnp.asarray(guidance_weights[number], jnp.float32))
+      x = draw(self._params[number], keys_here, text, x, weight)
+    return x
+
+
+def _draw(stage, params, keys, text, lowres, guidance_weight):
+  network = state_lib.make_network(stage)
+  apply = lambda *inputs: network.apply({'params': params}, *inputs)
+  return cascade.sample_stage(apply, keys, text, lowres, stage, guidance_weight)
+
+
+def _check_text(text, stage):
+  fields = ('encoder', 'max_length', 'embed_dim')
+  differ = [f for f in fields if getattr(text, f) != getattr(stage.text, f)]
+  if differ:
+    raise ValueError(
+      f'--weights: stage {stage.stage.name!r} has another text.{differ[0]} '
+      f'({getattr(stage.text, differ[0])!r}) than the base '
+      f'({getattr(text, differ[0])!r}); accepted: stages trained alike'
+    )
+
+
+def _with_sampling(stage, steps, sampler):
+  """`stage` with the sampling settings that were asked for."""
+  changes = {}
+  if steps is not None:
+    changes['num_steps'] = steps
+  if sampler is not None:
+    changes['sampler'] = sampler
+  sample = dataclasses.replace(stage.stage.sample, **changes)
+  return dataclasses.replace(
+    stage, stage=dataclasses.replace(stage.stage, sample=sample)
+  )
+
+
+def generate(
+  weights: list[str],
+  prompts: list[str],
+  out: str,
+  *,
+  num: int,
+  guidance_weights: list,
+  steps: list[int] | None,
+  sampler: str | None,
+  seed: int,
+  batch_size: int,
+  text_checkpoint: str | None,
+):
+  """Samples pictures of `prompts` and writes them to the folder `out`.
+
+  Args:
+    weights: folders of exported stages, the base first.
+    prompts: captions.
+    out: gets a PNG a picture, `samples.jsonl` and `grid.png`.
+    num: pictures a prompt and guidance weight.
+    guidance_weights: of each column: a number a stage, or None for the
+      stages' own.
+    steps: of each stage; None for the stages' own.
+    sampler: of all stages; None for the stages' own.
+    seed: of the noise.
+    batch_size: pictures drawn at once.
+    text_checkpoint: in place of the config's.
+
+  Raises:
+    ValueError: where the stages do not fit each other, or the text encoder.
+  """
+  stages = [
+    _with_sampling(export.load_weights(folder), steps and steps[i], sampler)
+    for i, folder in enumerate(weights)
+  ]
+  mesh = sharding.make_mesh(config.MeshConfig())
+  draw = Cascade(stages, mesh)
+  text_config = draw.text
+  if text_checkpoint:
+    text_config = dataclasses.replace(text_config, checkpoint=text_checkpoint)
+  encoded = encoder_lib.TextEncoder(text_config).encode(prompts)
+  encoded = jax.tree.map(np.asarray, encoded)
+
+  own = [stage.sample.guidance_weight for stage in draw.stages]
+  guidance_weights = [weight or own for weight in guidance_weights]
+  # A row a picture: its prompt, its number, and its column of the grid.
+  todo = [
+    (prompt, number, column)
+    for prompt in range(len(prompts))
+    for number in range(num)
+    for column in range(len(guidance_weights))
+  ]
+  pictures = []
+  with tqdm.tqdm(total=len(todo), desc='sample', unit='picture') as bar:
+    for start in range(0, len(todo), batch_size):
+      part = todo[start : start + batch_size]
+      # The last batch is filled up: one shape, one compilation.
+      rows = part + [part[-1]] * (min(batch_size, len(todo)) - len(part))
+      prompt, number, column = np.array(rows).T
+      x = draw(
+        _keys(seed, [prompts[i] for i in prompt], number),
+        jax.tree.map(operator.itemgetter(prompt), encoded),
+        np.array(guidance_weights, np.float32)[column].T,
+      )
+      x = np.asarray(jnp.round((x[: len(part)] + 1) * 127.5)).astype(np.uint8)
+      pictures += list(x)
+      bar.update(len(part))
+  _write(epath.Path(out), pictures, todo, prompts, guidance_weights, seed)
+
+
+def _keys(seed, prompts, numbers):
+  """A key a picture, from the seed, the prompt's words and its number.
+
+  A column is left out, so that a row of the grid has the same noise; so is
+  the place in the list, so that a prompt may be drawn again alone.
+  """
+
+  def key(prompt, number):
+    digest = hashlib.sha256(prompt.encode()).digest()
+    word = int.from_bytes(digest[:4], 'little')
+    key = jax.random.fold_in(jax.random.key(seed), word)
+    return jax.random.fold_in(key, number)
+
+  return jnp.stack([key(p, int(n)) for p, n in zip(prompts, numbers)])
+
+
+def _write(out, pictures, todo, prompts, guidance_weights, seed):
+  out.mkdir(parents=True, exist_ok=True)
+  lines = []
+  for picture, (prompt, number, column) in zip(pictures, todo):
+    name = f'{prompt:05d}_{number:02d}_w{column}.png'
+    with (out / name).open('wb') as file:
+      Image.fromarray(picture).save(file, 'PNG')
+    lines.append(
+      {
+        'file': name,
+        'prompt': prompts[prompt],
+        'guidance_weight': guidance_weights[column],
+        'seed': seed,
+        'number': number,
+      }
+    )
+  text = ''.join(json.dumps(line) + '\n' for line in lines)
+  (out / SAMPLES_FILE).write_text(text)
+  print(f'{len(pictures)} pictures, {SAMPLES_FILE} and grid.png in {out}')
+  columns = len(guidance_weights)
+  titles = [
+    'guidance ' + ', '.join(f'{w:g}' for w in dict.fromkeys(weight))
+    for weight in guidance_weights
+  ]
+  # More rows than a person looks at make a file that nothing opens.
+  shown = min(len(pictures), 64 * columns)
+  labels = [prompts[prompt] for prompt, _, _ in todo[:shown]]
+  if columns == 1:
+    columns = min(8, shown)
+    titles = None
+  sheet = grid.grid(
+    pictures[:shown], labels, columns=columns, column_titles=titles
+  )
+  with (out / 'grid.png').open('wb') as file:
+    sheet.save(file, 'PNG')

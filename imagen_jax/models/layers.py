@@ -1,0 +1,228 @@
+"""Layers that both U-Nets are built of."""
+
+import functools
+import math
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+_zeros = nn.initializers.zeros_init()
+_lecun = nn.initializers.lecun_normal()
+
+
+def conv(dim, *, stride=1, zero=False, dtype, name, size=3):
+  """A square convolution to `dim` channels, kernel sharded by name."""
+  init = _zeros if zero else _lecun
+  return nn.Conv(
+    dim,
+    (size, size),
+    strides=(stride, stride),
+    kernel_init=nn.with_logical_partitioning(
+      init, (None, None, 'embed', 'conv_out')
+    ),
+    dtype=dtype,
+    name=name,
+  )
+
+
+def dense(dim, *, zero=False, use_bias=True, dtype, name, out='conv_out'):
+  """A dense layer to `dim` channels, kernel sharded by name."""
+  return nn.Dense(
+    dim,
+    use_bias=use_bias,
+    kernel_init=nn.with_logical_partitioning(
+      _zeros if zero else _lecun, ('embed', out)
+    ),
+    dtype=dtype,
+    name=name,
+  )
+
+
+def constrain(x):
+  """An activation [B, H, W, C], laid out on the mesh by the rules."""
+  return nn.with_logical_constraint(x, ('batch', 'height', 'width', 'channels'))
+
+
+def depth_to_space(x, stride):
+  """[B, H, W, C stride^2] to [B, H stride, W stride, C]."""
+  batch, height, width, _ = x.shape
+  x = x.reshape(batch, height, width, stride, stride, -1)
+  x = x.transpose(0, 1, 3, 2, 4, 5)
+  return x.reshape(batch, height * stride, width * stride, -1)
+
+
+def downsample(x):
+  """[B, H, W, C] to half the size by 2x2 means."""
+  return nn.avg_pool(x, (2, 2), (2, 2))
+
+
+def upsample(x):
+  """[B, H, W, C] to twice the size by repetition."""
+  return x.repeat(2, axis=1).repeat(2, axis=2)
+
+
+def embed_logsnr(logsnr, dim):
+  """Sinusoidal embedding of a log-SNR [B], [B, dim], float32.
+
+  The log-SNR is first mapped to [0, 1] by 2/pi arctan(exp(-logsnr / 2)), which
+  is the time of the cosine schedule; the paper does not state its embedding.
+  """
+  u = 2 / math.pi * jnp.arctan(jnp.exp(-0.5 * jnp.clip(logsnr, -20, 20)))
+  half = dim // 2
+  freqs = jnp.exp(-math.log(10_000) * jnp.arange(half) / (half - 1))
+  angles = 1000 * u[:, None] * freqs
+  return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+class LevelEmbedding(nn.Module):
+  """A noise level's embedding: sinusoids, then two dense layers.
+
+  Maps logsnr [B] to [B, dim].
+  """
+
+  dim: int
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, logsnr):
+    h = embed_logsnr(logsnr, max(self.dim // 4, 32)).astype(self.dtype)
+    h = dense(self.dim, dtype=self.dtype, name='hidden')(h)
+    return dense(self.dim, dtype=self.dtype, name='out')(nn.swish(h))
+
+
+class TextPool(nn.Module):
+  """Attention-pooled text (paper, section 2.5).
+
+  The query is the mean token plus a learned vector. LayerNorm before and
+  after, which the paper found to help. Maps embed [B, L, D] and mask [B, L]
+  to [B, dim]; a caption without a real token gives the bias of the last layer.
+  """
+
+  dim: int
+  head_dim: int
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, embed, mask):
+    heads = max(self.dim // self.head_dim, 1)
+    width = heads * self.head_dim
+    tokens = nn.LayerNorm(dtype=self.dtype, name='norm_in')(embed)
+    real = mask[..., None].astype(self.dtype)
+    mean = (tokens * real).sum(1, keepdims=True)
+    mean = mean / jnp.maximum(real.sum(1, keepdims=True), 1)
+    offset = self.param(
+      'query', nn.initializers.normal(0.02), (tokens.shape[-1],)
+    )
+    split = lambda x: x.reshape(*x.shape[:-1], heads, self.head_dim)
+    project = functools.partial(
+      dense, width, dtype=self.dtype, use_bias=False, out='heads'
+    )
+    pooled = jax.nn.dot_product_attention(
+      split(project(name='to_query')(mean + offset.astype(self.dtype))),
+      split(project(name='to_key')(tokens)),
+      split(project(name='to_value')(tokens)),
+      mask=mask[:, None, None, :],
+    )
+    pooled = pooled.reshape(-1, width) * mask.any(1)[:, None].astype(self.dtype)
+    pooled = nn.LayerNorm(dtype=self.dtype, name='norm_out')(pooled)
+    return dense(self.dim, dtype=self.dtype, name='out')(pooled)
+
+
+class ResBlock(nn.Module):
+  """Two 3x3 convolutions modulated by an embedding (FiLM).
+
+  Maps x [B, H, W, C] and emb [B, E] to [B, H, W, dim]; with `resample` 'down'
+  or 'up', the BigGAN block that changes the size inside, to half or twice.
+
+  Attributes:
+    dim: channels out.
+    num_groups: of the GroupNorms.
+    scale: of the residual sum: 2**-0.5 in the Efficient U-Net, 1 in the base.
+    resample: None, 'down' or 'up'.
+    dropout: rate before the second convolution.
+  """
+
+  dim: int
+  num_groups: int
+  scale: float
+  dtype: jnp.dtype
+  resample: str | None = None
+  dropout: float = 0.0
+
+  @nn.compact
+  def __call__(self, x, emb, deterministic=True):
+    norm = functools.partial(nn.GroupNorm, self.num_groups, dtype=self.dtype)
+    resize = {None: lambda y: y, 'down': downsample, 'up': upsample}
+    resize = resize[self.resample]
+
+    h = resize(nn.swish(norm(name='norm_in')(x)))
+    h = conv(self.dim, dtype=self.dtype, name='conv_in')(h)
+    modulation = dense(2 * self.dim, dtype=self.dtype, name='modulation')
+    scale, shift = jnp.split(modulation(nn.swish(emb))[:, None, None], 2, -1)
+    h = nn.swish(norm(name='norm_out')(h) * (1 + scale) + shift)
+    h = nn.Dropout(self.dropout)(h, deterministic)
+    h = conv(self.dim, zero=True, dtype=self.dtype, name='conv_out')(h)
+    x = resize(x)
+    if x.shape[-1] != self.dim:
+      x = dense(self.dim, dtype=self.dtype, name='skip')(x)
+    return constrain((x + h) * self.scale)
+
+
+class Attention(nn.Module):
+  """Attention of pixels over pixels, text tokens, or both.
+
+  With both, text keys and values are concatenated with the pixels' own, under
+  one softmax (paper, appendix D.3.1). Text is normalised first (section 2.5).
+  Maps x [B, H, W, C], embed [B, L, D] and mask [B, L] to [B, H, W, C].
+
+  Attributes:
+    over_pixels: attend over pixels.
+    over_text: attend over tokens.
+    head_dim: channels a head.
+    expansion: width of all heads joined over C.
+    num_groups: of the GroupNorm.
+    scale: of the residual sum.
+  """
+
+  over_pixels: bool
+  over_text: bool
+  head_dim: int
+  expansion: int
+  num_groups: int
+  scale: float
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x, embed, mask):
+    batch, height, width, channels = x.shape
+    joined = channels * self.expansion
+    heads = joined // self.head_dim
+    project = functools.partial(dense, dtype=self.dtype, out='heads')
+    split = lambda y: y.reshape(batch, -1, heads, self.head_dim)
+
+    h = nn.GroupNorm(self.num_groups, dtype=self.dtype, name='norm')(x)
+    h = h.reshape(batch, height * width, channels)
+    query = split(project(joined, name='query')(h))
+    keys, values, masks = [], [], []
+    if self.over_pixels:
+      keys.append(split(project(joined, name='key')(h)))
+      values.append(split(project(joined, name='value')(h)))
+      masks.append(jnp.ones((batch, height * width), bool))
+    if self.over_text:
+      tokens = nn.LayerNorm(dtype=self.dtype, name='text_norm')(embed)
+      keys.append(split(project(joined, name='text_key')(tokens)))
+      values.append(split(project(joined, name='text_value')(tokens)))
+      masks.append(mask)
+    mask = jnp.concatenate(masks, axis=1)
+    h = jax.nn.dot_product_attention(
+      query,
+      jnp.concatenate(keys, axis=1),
+      jnp.concatenate(values, axis=1),
+      mask=mask[:, None, None, :],
+    )
+    # With nothing to attend to, a softmax averages what is masked.
+    h = h.reshape(batch, height, width, joined)
+    h = h * mask.any(1)[:, None, None, None].astype(self.dtype)
+    h = dense(channels, zero=True, dtype=self.dtype, name='out')(h)
+    return constrain((x + h) * self.scale)

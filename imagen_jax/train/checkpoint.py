@@ -1,0 +1,124 @@
+"""Checkpoints: state, data position and config, saved together by Orbax."""
+
+import pathlib
+
+from etils import epath
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from imagen_jax import config
+from imagen_jax.train import state as state_lib
+
+
+class Checkpointer:
+  """Checkpoints of one run, in `WORKDIR/checkpoints`.
+
+  A save is asynchronous: it copies the shards to host memory and returns; a
+  checkpoint appears under its final name once all of it is written. Use as a
+  context manager, which waits for the last one.
+
+  Args:
+    workdir: of the run; local or a bucket.
+    keep: how many checkpoints are kept; None keeps all.
+  """
+
+  def __init__(self, workdir: str, *, keep: int | None = None):
+    # Orbax asks for absolute paths, which buckets have anyway.
+    path = epath.Path(workdir)
+    if '://' not in str(workdir):
+      path = epath.Path(pathlib.Path(workdir).absolute())
+    self._manager = ocp.CheckpointManager(
+      path / 'checkpoints',
+      options=ocp.CheckpointManagerOptions(
+        max_to_keep=keep, enable_async_checkpointing=True
+      ),
+      item_names=('state', 'data', 'config'),
+    )
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    self._manager.wait_until_finished()
+    self._manager.close()
+
+  def latest(self) -> int | None:
+    """The newest complete step, or None."""
+    return self._manager.latest_step()
+
+  def steps(self) -> list[int]:
+    """All complete steps, in order."""
+    return sorted(self._manager.all_steps())
+
+  def save(self, state: state_lib.TrainState, data: dict, cfg: config.Config):
+    """Starts to save `state` and the loader's position `data` at its step."""
+    self._manager.save(
+      int(state.step),
+      args=ocp.args.Composite(
+        state=ocp.args.StandardSave(state),
+        data=ocp.args.JsonSave(data),
+        config=ocp.args.JsonSave({'json': config.to_json(cfg)}),
+      ),
+    )
+
+  def restore(self, step: int, abstract: state_lib.TrainState):
+    """The state in the shardings of `abstract`, and the loader's position.
+
+    The mesh may differ from the one that the checkpoint was saved on.
+    """
+    restored = self._manager.restore(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardRestore(abstract),
+        data=ocp.args.JsonRestore(),
+      ),
+    )
+    # Orbax may place a scalar on one device; a step wants the whole mesh.
+    state = jax.tree.map(
+      lambda x, a: jax.device_put(x, a.sharding), restored.state, abstract
+    )
+    return state, restored.data
+
+  def config(self, step: int) -> config.Config:
+    """The config that `step` was saved under."""
+    restored = self._manager.restore(
+      step, args=ocp.args.Composite(config=ocp.args.JsonRestore())
+    )
+    return config.from_json(restored.config['json'])
+
+  def ema_shapes(self, step: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shape and type of each EMA parameter of `step`, by 'a/b' name."""
+    metadata = self._manager.item_metadata(step).state['ema_params']
+    return {
+      _name(path): jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+      for path, leaf in jax.tree.leaves_with_path(metadata)
+    }
+
+  def restore_ema(self, step: int, names: list[str]) -> dict[str, np.ndarray]:
+    """Some EMA parameters of `step`, on this host; reads nothing else."""
+    item = {}
+    for name in names:
+      node = item
+      *parents, last = name.split('/')
+      for parent in parents:
+        node = node.setdefault(parent, {})
+      node[last] = 0
+    item = {'ema_params': item}
+    to_numpy = jax.tree.map(
+      lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item
+    )
+    restored = self._manager.restore(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.PyTreeRestore(
+          item, restore_args=to_numpy, partial_restore=True
+        )
+      ),
+    )
+    leaves = jax.tree.leaves_with_path(restored.state['ema_params'])
+    return {_name(path): leaf for path, leaf in leaves}
+
+
+def _name(path):
+  return jax.tree_util.keystr(path, simple=True, separator='/')

@@ -1,0 +1,192 @@
+"""The training loop, for any stage, from the first step or a checkpoint."""
+
+import dataclasses
+import math
+
+from etils import epath
+import jax
+
+from imagen_jax import config as config_lib
+from imagen_jax import sharding
+from imagen_jax import structs
+from imagen_jax.data import loader as loader_lib
+from imagen_jax.text import store as store_lib
+from imagen_jax.train import checkpoint
+from imagen_jax.train import metrics as metrics_lib
+from imagen_jax.train import optimizer
+from imagen_jax.train import samples as samples_lib
+from imagen_jax.train import state as state_lib
+from imagen_jax.train import step as step_lib
+from imagen_jax.train import stopping
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+  """How a run ended.
+
+  Attributes:
+    step: finished updates.
+    signal: the signal that stopped it early; None where it finished.
+  """
+
+  step: int
+  signal: int | None
+
+
+def train(
+  config: config_lib.Config, workdir: str, *, allow_config_change=False
+) -> Outcome:
+  """Trains to `train.num_steps`, from the newest checkpoint where there is one.
+
+  The result is a function of (config, seed, data): a resumed run repeats what
+  the run it resumes would have done, on any mesh.
+
+  Args:
+    config: the run.
+    workdir: a folder, local or in a bucket: checkpoints, metrics, samples.
+    allow_config_change: resume although the config has changed.
+
+  Raises:
+    ValueError: where the config does not fit the machine, the data, the store
+      or the checkpoint; before the first step.
+    FloatingPointError: where the loss is no longer finite.
+  """
+  first_host = jax.process_index() == 0
+  mesh = sharding.make_mesh(config.mesh)
+  rows = sharding.local_rows(mesh, config.train.batch_size)
+  store = store_lib.EmbeddingStore(config.text.store)
+  store.check(config.text)
+
+  with (
+    sharding.use_mesh(mesh),
+    checkpoint.Checkpointer(
+      workdir, keep=config.train.keep_checkpoints
+    ) as checkpointer,
+    loader_lib.training_batches(config, rows=rows, store=store) as loader,
+    stopping.Stopper() as stopper,
+  ):
+    start_step = checkpointer.latest() or 0
+    if start_step:
+      _check_config(
+        checkpointer.config(start_step), config, allow_config_change
+      )
+    sampler = _make_sampler(config, store, mesh)
+
+    tx = optimizer.make_optimizer(config)
+    shardings = state_lib.state_shardings(config, tx, mesh)
+    kept = []
+    if start_step:
+      abstract = state_lib.abstract_state(config, tx, shardings)
+      state, position = checkpointer.restore(start_step, abstract)
+      loader.restore(position['loader'])
+      kept = position['interval']
+    else:
+      state = state_lib.init_state(config, tx, shardings)
+    train_step = step_lib.compile_step(config, tx, shardings, mesh)
+
+    with metrics_lib.MetricWriter(
+      workdir,
+      start_step=start_step,
+      num_steps=config.train.num_steps,
+      name=config.stage.name,
+      enabled=first_host,
+    ) as writer:
+      writer.say(_describe(config, mesh, state, start_step))
+      if first_host:
+        path = epath.Path(workdir) / 'config.json'
+        path.write_text(config_lib.to_json(config))
+      interval = metrics_lib.Interval(config.train.batch_size, kept)
+      saved, waited = start_step, 0.0
+      previous = None
+
+      def save():
+        position = {'loader': loader.state(), 'interval': interval.state()}
+        checkpointer.save(state, position, config)
+
+      for step in range(start_step + 1, config.train.num_steps + 1):
+        batch = sharding.put_batch(_to_batch(next(loader)), mesh)
+        with jax.transfer_guard('disallow'):
+          state, metrics = train_step(state, batch)
+        interval.add(metrics)
+        # At most one step runs ahead of the host: more would only hold memory.
+        jax.block_until_ready(previous)
+        previous = metrics
+        writer.advance()
+
+        if _is_time(step, config.train.log_every, config):
+          values = interval.flush()
+          values['data_wait_seconds'] = loader.wait_seconds - waited
+          values['bad_records'] = _num_bad(loader)
+          waited = loader.wait_seconds
+          if not math.isfinite(values['loss']):
+            raise FloatingPointError(
+              f'the loss is {values["loss"]} in the interval that ends with '
+              f'step {step}; the last checkpoint is of step {saved}'
+            )
+          writer.write(step, values)
+        if sampler and _is_time(step, config.train.sample_every, config):
+          samples = sampler.draw(state.ema_params)
+          if first_host:
+            path = epath.Path(workdir) / 'samples' / f'step_{step:08d}.png'
+            writer.image(step, 'samples', *sampler.write(path, samples))
+        signal = stopper.should_stop(step)
+        if signal or _is_time(step, config.train.checkpoint_every, config):
+          save()
+          saved = step
+        if signal and step < config.train.num_steps:
+          return Outcome(step, signal)
+      if _num_bad(loader):
+        writer.say(f'bad records were skipped:\n{loader.tally.table()}')
+  return Outcome(max(start_step, config.train.num_steps), None)
+
+
+def _is_time(step, every, config):
+  """Whether something done every so many steps, and at the end, is due."""
+  return step % every == 0 or step == config.train.num_steps
+
+
+def _num_bad(loader):
+  """Records that this host has skipped since it started."""
+  counts = loader.tally.counts().values()
+  return sum(sum(task['bad'].values()) for task in counts)
+
+
+def _to_batch(rows):
+  """A loader's dict as a `structs.Batch` of host-local rows."""
+  return structs.Batch(
+    image=rows['image'],
+    text=structs.TextCond(rows['text_embed'], rows['text_mask']),
+    lowres=rows.get('lowres'),
+  )
+
+
+def _make_sampler(config, store, mesh):
+  """The sampler of held-out captions; None where `train.sample_every` is 0."""
+  if not config.train.sample_every:
+    return None
+  num = config.train.num_samples
+  some = dataclasses.replace(
+    config, train=dataclasses.replace(config.train, batch_size=num)
+  )
+  with loader_lib.eval_batches(some, rows=(0, num), store=store) as loader:
+    return samples_lib.Sampler(config, next(loader), mesh)
+
+
+def _check_config(old, new, allowed):
+  changes = config_lib.differences(old, new)
+  if changes and not allowed:
+    raise ValueError(
+      "the config differs from the checkpoint's: "
+      + '; '.join(changes)
+      + '; accepted: the same, another --workdir, or --allow-config-change'
+    )
+
+
+def _describe(config, mesh, state, start_step):
+  count = sum(x.size for x in jax.tree.leaves(state.params))
+  axes = ', '.join(f'{name} {size}' for name, size in mesh.shape.items())
+  how = f'resuming from step {start_step}' if start_step else 'from step 0'
+  return (
+    f'{config.stage.name}: {count:,} parameters, mesh ({axes}) on '
+    f'{jax.process_count()} host(s), {how} of {config.train.num_steps:,}'
+  )

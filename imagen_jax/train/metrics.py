@@ -1,0 +1,177 @@
+"""Where a run's metrics go: a progress bar, JSONL and TensorBoard events."""
+
+import json
+import math
+import sys
+import time
+
+from etils import epath
+import numpy as np
+from tensorboard.compat.proto import event_pb2
+from tensorboard.compat.proto import summary_pb2
+from tensorboard.summary.writer import event_file_writer
+import tqdm
+
+METRICS_FILE = 'metrics.jsonl'
+
+
+class MetricWriter:
+  """Writes one run's metrics; on any host but the first, does nothing.
+
+  `metrics.jsonl` has one object a line and each step once: lines of steps that
+  a resumed run is about to repeat are cut when it starts.
+
+  Args:
+    workdir: of the run.
+    start_step: finished updates so far; what stands after is cut.
+    num_steps: of the whole run, for the progress bar.
+    name: shown before the bar.
+    enabled: whether this is the first host.
+  """
+
+  def __init__(self, workdir, *, start_step, num_steps, name, enabled):
+    self._enabled = enabled
+    if not enabled:
+      return
+    workdir = epath.Path(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    self._path = workdir / METRICS_FILE
+    self._lines = _lines_until(self._path, start_step)
+    # Written anew, not appended to: the last line may have been cut short.
+    self._path.write_text(''.join(self._lines))
+    self._file = self._path.open('a')
+    self._events = event_file_writer.EventFileWriter(
+      str(workdir / 'tensorboard')
+    )
+    # Tells TensorBoard to forget events that this run writes again.
+    self._events.add_event(
+      event_pb2.Event(
+        wall_time=time.time(),
+        step=start_step + 1,
+        session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START),
+      )
+    )
+    # A log file gets a line now and then, a terminal a live bar.
+    self._bar = tqdm.tqdm(
+      desc=name,
+      total=num_steps,
+      initial=start_step,
+      unit='step',
+      dynamic_ncols=True,
+      mininterval=0.5 if sys.stderr.isatty() else 10,
+    )
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    if self._enabled:
+      self._bar.close()
+      self._file.close()
+      self._events.close()
+
+  def advance(self):
+    """Counts one finished step on the progress bar."""
+    if self._enabled:
+      self._bar.update()
+
+  def say(self, text: str):
+    """Prints a line above the progress bar."""
+    if self._enabled:
+      self._bar.write(text, file=sys.stderr)
+
+  def write(self, step: int, values: dict[str, float]):
+    """Writes `values` of finished update `step` everywhere."""
+    if not self._enabled:
+      return
+    # JSON has no NaN: a bucket that drew no example is left out.
+    values = {k: float(v) for k, v in values.items() if not math.isnan(v)}
+    self._file.write(json.dumps({'step': step, **values}) + '\n')
+    self._file.flush()
+    summary = summary_pb2.Summary(
+      value=[
+        summary_pb2.Summary.Value(tag=name, simple_value=value)
+        for name, value in values.items()
+      ]
+    )
+    self._event(step, summary)
+    shown = {k: values[k] for k in ('loss', 'images_per_second') if k in values}
+    self._bar.set_postfix({k: f'{v:.4g}' for k, v in shown.items()})
+
+  def image(self, step: int, name: str, png: bytes, size: tuple[int, int]):
+    """Writes a PNG of `size` (width, height) to TensorBoard."""
+    if not self._enabled:
+      return
+    picture = summary_pb2.Summary.Image(
+      encoded_image_string=png, width=size[0], height=size[1], colorspace=3
+    )
+    value = summary_pb2.Summary.Value(tag=name, image=picture)
+    self._event(step, summary_pb2.Summary(value=[value]))
+
+  def _event(self, step, summary):
+    self._events.add_event(
+      event_pb2.Event(wall_time=time.time(), step=step, summary=summary)
+    )
+
+
+def _lines_until(path, step):
+  """Whole lines of a metrics file up to and with `step`."""
+  if not path.exists():
+    return []
+  kept = []
+  for line in path.read_text().splitlines(keepends=True):
+    try:
+      if line.endswith('\n') and json.loads(line)['step'] <= step:
+        kept.append(line)
+    except json.JSONDecodeError:
+      continue
+  return kept
+
+
+class Interval:
+  """Means of the device's metrics over the steps between two log lines.
+
+  Args:
+    batch_size: of a step, for the rate.
+    kept: from `state`, where a run resumes within an interval.
+  """
+
+  def __init__(self, batch_size: int, kept: list[dict] = ()):
+    self._batch_size = batch_size
+    self._steps = list(kept)
+    self._restart()
+
+  def _restart(self):
+    self._since = len(self._steps)
+    self._start = time.perf_counter()
+
+  def add(self, metrics: dict):
+    """Keeps one step's metrics, on the device."""
+    self._steps.append(metrics)
+
+  def state(self) -> list[dict]:
+    """What was kept, fetched: numbers that JSON can hold, exactly."""
+    self._steps = [
+      {name: float(value) for name, value in metrics.items()}
+      for metrics in self._steps
+    ]
+    return list(self._steps)
+
+  def flush(self) -> dict[str, float]:
+    """Means of what was kept, which is then forgotten; adds the rate.
+
+    The mean of a bucket of time is over the steps that drew an example of it.
+    """
+    steps = self.state()
+    seconds = time.perf_counter() - self._start
+    done = len(steps) - self._since
+    self._steps = []
+    self._restart()
+    means = {}
+    for name in steps[0]:
+      values = np.array([step[name] for step in steps])
+      if name.startswith('loss_t'):
+        values = values[~np.isnan(values)]
+      means[name] = float(values.mean()) if values.size else math.nan
+    means['images_per_second'] = self._batch_size * done / seconds
+    return means

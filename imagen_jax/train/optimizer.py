@@ -1,0 +1,43 @@
+"""The optimiser of a config, in Optax's parts."""
+
+import jax
+import optax
+
+from imagen_jax import config
+
+
+def learning_rate(config: config.Config) -> optax.Schedule:
+  """Learning rate by step: a linear warm-up, then constant or a cosine to 0.
+
+  The paper's printed schedule ends at 2,500,000, a misprint (appendix F); its
+  prose has a warm-up to a constant.
+  """
+  opt = config.optimizer
+  if opt.decay == 'constant':
+    tail = optax.constant_schedule(opt.learning_rate)
+  else:
+    steps = max(config.train.num_steps - opt.warmup_steps, 1)
+    tail = optax.cosine_decay_schedule(opt.learning_rate, steps)
+  warmup = optax.linear_schedule(0, opt.learning_rate, opt.warmup_steps)
+  return optax.join_schedules([warmup, tail], [opt.warmup_steps])
+
+
+def make_optimizer(config: config.Config) -> optax.GradientTransformation:
+  """Clipping by global norm, then Adafactor or Adam (paper, appendix F)."""
+  opt = config.optimizer
+  rate = learning_rate(config)
+  if opt.name == 'adafactor':
+    tx = optax.adafactor(rate)
+  else:
+    kernels = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
+    tx = optax.adamw(
+      rate,
+      b1=opt.b1,
+      b2=opt.b2,
+      eps=opt.eps,
+      weight_decay=opt.weight_decay,
+      mask=kernels,
+    )
+  if opt.clip_norm:
+    tx = optax.chain(optax.clip_by_global_norm(opt.clip_norm), tx)
+  return tx

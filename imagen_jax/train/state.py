@@ -1,0 +1,100 @@
+"""The training state, and how it is born in shards."""
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from imagen_jax import config
+from imagen_jax import sharding
+from imagen_jax import structs
+from imagen_jax.models import unet
+
+
+@struct.dataclass
+class TrainState:
+  """What a step maps to the next.
+
+  Attributes:
+    step: finished updates, int32.
+    params: of the network, float32.
+    ema_params: their running average.
+    opt_state: the optimiser's.
+  """
+
+  step: jax.Array
+  params: dict
+  ema_params: dict
+  opt_state: optax.OptState
+
+
+def make_network(stage: config.StageConfig) -> unet.UNet:
+  """The stage's network, without parameters."""
+  return unet.UNet(stage.unet, lowres=stage.lowres_size is not None)
+
+
+def example_inputs(config: config.Config, batch_size=1):
+  """Abstract (z, logsnr, cond) as the stage's network takes them."""
+  size = config.stage.image_size
+  image = jax.ShapeDtypeStruct((batch_size, size, size, 3), jnp.float32)
+  logsnr = jax.ShapeDtypeStruct((batch_size,), jnp.float32)
+  tokens = (batch_size, config.text.max_length)
+  text = structs.TextCond(
+    embed=jax.ShapeDtypeStruct((*tokens, config.text.embed_dim), jnp.float32),
+    mask=jax.ShapeDtypeStruct(tokens, jnp.bool_),
+  )
+  if config.stage.lowres_size is None:
+    return image, logsnr, structs.Cond(text)
+  return image, logsnr, structs.Cond(text, lowres=image, aug_logsnr=logsnr)
+
+
+def init_params(config: config.Config, key):
+  """The network's parameters, boxed with their logical axis names."""
+  inputs = jax.tree.map(
+    lambda x: jnp.zeros(x.shape, x.dtype), example_inputs(config)
+  )
+  return make_network(config.stage).init(key, *inputs)['params']
+
+
+def abstract_params(config: config.Config):
+  """Shapes of the network's parameters, boxed; nothing is computed."""
+  return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+
+
+def state_shardings(config: config.Config, tx, mesh) -> TrainState:
+  """The sharding of every leaf of the state."""
+  boxed = abstract_params(config)
+  params = sharding.param_shardings(boxed, mesh)
+  return TrainState(
+    step=sharding.replicated(mesh),
+    params=params,
+    ema_params=params,
+    opt_state=sharding.opt_shardings(tx, sharding.unbox(boxed), params, mesh),
+  )
+
+
+def _init(config, tx, key):
+  params = sharding.unbox(init_params(config, key))
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    # A copy: a donated buffer may not stand in two places.
+    ema_params=jax.tree.map(jnp.copy, params),
+    opt_state=tx.init(params),
+  )
+
+
+def abstract_state(config: config.Config, tx, shardings) -> TrainState:
+  """Shapes and shardings of the state, to restore into."""
+  shapes = jax.eval_shape(lambda: _init(config, tx, jax.random.key(0)))
+  return jax.tree.map(
+    lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place),
+    shapes,
+    shardings,
+  )
+
+
+def init_state(config: config.Config, tx, shardings) -> TrainState:
+  """A new state from `train.seed`; no device ever holds more than its shard."""
+  init = jax.jit(lambda key: _init(config, tx, key), out_shardings=shardings)
+  return init(jax.random.key(config.train.seed))

@@ -1,0 +1,110 @@
+"""One training step: a pure function of (state, batch, config)."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from imagen_jax import cascade
+from imagen_jax import config
+from imagen_jax import structs
+from imagen_jax.diffusion import loss
+from imagen_jax.diffusion import process
+from imagen_jax.train import state as state_lib
+
+# Buckets of time, over which the loss is also reported.
+NUM_BUCKETS = 4
+
+
+def step_keys(seed, step):
+  """Keys for one step, by purpose; the same for the same seed and step."""
+  names = ('time', 'noise', 'text_drop', 'aug_level', 'aug_noise', 'dropout')
+  key = jax.random.fold_in(jax.random.key(seed), step)
+  return dict(zip(names, jax.random.split(key, len(names))))
+
+
+def loss_fn(params, batch, keys, config: config.Config):
+  """Mean loss of a batch, and its parts.
+
+  Args:
+    params: of the stage's network.
+    batch: `structs.Batch`.
+    keys: from `step_keys`.
+    config: gives the stage.
+
+  Returns:
+    The loss, and {'loss', 'loss_t0', ...}: over all, and over each quarter of
+    time (NaN where a quarter drew no example).
+  """
+  stage, diffusion = config.stage, config.stage.diffusion
+  x = batch.image
+  size = x.shape[0]
+  chex.assert_shape(x, (size, stage.image_size, stage.image_size, 3))
+
+  t = jax.random.uniform(keys['time'], (size,))
+  eps = jax.random.normal(keys['noise'], x.shape)
+  logsnr = cascade.stage_schedule(diffusion)(t)
+  z = process.diffuse(x, eps, logsnr)
+
+  drop = jax.random.bernoulli(keys['text_drop'], diffusion.text_drop, (size,))
+  text = cascade.drop_text(batch.text, drop)
+  aug_eps = aug_level = None
+  if stage.lowres_size is not None:
+    aug_eps = jax.random.normal(keys['aug_noise'], x.shape)
+    aug_level = jax.random.uniform(
+      keys['aug_level'], (size,), maxval=diffusion.aug_max
+    )
+  cond = cascade.make_cond(text, batch.lowres, aug_eps, aug_level, stage)
+
+  out = state_lib.make_network(stage).apply(
+    {'params': params},
+    z,
+    logsnr,
+    cond,
+    deterministic=stage.unet.dropout == 0,
+    rngs={'dropout': keys['dropout']},
+  )
+  losses = loss.denoising_loss(
+    out,
+    x,
+    eps,
+    z,
+    logsnr,
+    prediction=diffusion.prediction,
+    loss=diffusion.loss,
+  )
+  metrics = {'loss': losses.mean()}
+  for i in range(NUM_BUCKETS):
+    inside = (t * NUM_BUCKETS).astype(jnp.int32) == i
+    metrics[f'loss_t{i}'] = jnp.where(inside, losses, 0).sum() / inside.sum()
+  return metrics['loss'], metrics
+
+
+def train_step(state, batch: structs.Batch, *, config: config.Config, tx):
+  """The next state, and metrics that describe the one before the update."""
+  keys = step_keys(config.train.seed, state.step)
+  grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+  (_, metrics), grads = grad_fn(state.params, batch, keys, config)
+  metrics['grad_norm'] = optax.tree.norm(grads)
+
+  updates, opt_state = tx.update(grads, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, updates)
+  step = state.step + 1
+  # A short memory at first, lest the random start linger in the average.
+  decay = jnp.minimum(config.train.ema_decay, (1 + step) / (10 + step))
+  ema_params = optax.incremental_update(params, state.ema_params, 1 - decay)
+  state = state.replace(
+    step=step, params=params, ema_params=ema_params, opt_state=opt_state
+  )
+  return state, metrics
+
+
+def compile_step(config: config.Config, tx, shardings, mesh):
+  """`train_step` jitted: the state donated and kept in its shardings."""
+  return jax.jit(
+    functools.partial(train_step, config=config, tx=tx),
+    donate_argnums=0,
+    out_shardings=(shardings, jax.sharding.NamedSharding(mesh, jax.P())),
+  )

@@ -1,0 +1,182 @@
+"""`imagen-jax encode`, with MiniLM's place taken by a golden T5."""
+
+import argparse
+import pathlib
+import sys
+import tarfile
+import types
+
+import numpy as np
+import pytest
+
+from imagen_jax import config as config_lib
+from imagen_jax import data
+from imagen_jax.cli import encode
+from imagen_jax.text import encoder as encoder_lib
+from imagen_jax.text import encoders
+from imagen_jax.text import identity as identity_lib
+from imagen_jax.text import store as store_lib
+from imagen_jax.text import tokenizer as tokenizer_lib
+
+
+class Words(tokenizer_lib.Tokenizer):
+  """A token a word."""
+
+  num_special = 1
+
+  def __init__(self):
+    super().__init__(b'words', 128)
+
+  def _encode(self, captions, max_length):
+    ids = [
+      [2 + sum(map(ord, word)) % 120 for word in caption.split()]
+      for caption in captions
+    ]
+    cut = [len(i) >= max_length for i in ids]
+    return [i[: max_length - 1] + [1] for i in ids], cut
+
+
+class Encoder:
+  """Embeds a token as its code."""
+
+  row_multiple = 1
+  made = 0
+
+  def __init__(self, text, mesh):
+    Encoder.made += 1
+    self.tokenizer = Words()
+
+  def encode_tokens(self, tokens, mask):
+    return np.repeat(tokens[..., None], 4, axis=-1).astype(np.float32)
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch):
+  """Runs the command on the given captions; returns its exit status."""
+  monkeypatch.setattr(encoder_lib, 'TextEncoder', Encoder)
+  monkeypatch.setattr(Encoder, 'made', 0)
+  monkeypatch.setattr(
+    identity_lib,
+    'of',
+    lambda text: identity_lib.declared(text) | {'checkpoint': 'c'},
+  )
+  config = tmp_path / 'config.py'
+  config.write_text(
+    'from imagen_jax import config\n'
+    'def get_config():\n'
+    '  return config.Config(text=config.TextConfig(\n'
+    "      encoder='fake', max_length=6, embed_dim=4))\n"
+  )
+
+  def run(captions, *flags):
+    tasks = types.ModuleType('imagen_jax.data.tasks')
+    tasks.captions = lambda config: iter(captions)
+    monkeypatch.setitem(sys.modules, 'imagen_jax.data.tasks', tasks)
+    monkeypatch.setattr(data, 'tasks', tasks, raising=False)
+    parser = argparse.ArgumentParser()
+    encode.add_arguments(parser)
+    out = str(tmp_path / 'store')
+    return encode.main(
+      parser.parse_args(['--config', str(config), '--out', out, *flags])
+    )
+
+  return run
+
+
+CAPTIONS = ['a red cat', 'a dog', 'a dog', '', 'one two three four five six']
+
+
+def test_encodes_distinct_captions_and_says_so(job, tmp_path, capsys):
+  assert job(CAPTIONS) == 0
+  said = capsys.readouterr()
+  assert 'encoded 3 captions in ' in said.out
+  assert 'real tokens); ' in said.out
+  assert 'left out 1 empty captions' in said.out
+  assert (
+    'cut 1 captions that are longer than text.max_length (6 tok' in said.out
+  )
+  assert '3/3' in said.err
+  store = store_lib.EmbeddingStore(tmp_path / 'store')
+  embed, mask = store.lookup(['a dog', 'a red cat'], 6)
+  np.testing.assert_array_equal(mask.sum(1), [3, 4])
+  expected, _ = Words().ragged(['a dog'], 6)
+  np.testing.assert_array_equal(embed[0, :3, 0], expected[0])
+
+
+def test_a_second_run_does_nothing_and_a_larger_one_adds(job, capsys):
+  job(CAPTIONS)
+  assert Encoder.made == 1
+  capsys.readouterr()
+  assert job(CAPTIONS) == 0
+  assert 'is complete: it holds all 3 captions' in capsys.readouterr().out
+  assert Encoder.made == 1
+  assert job([*CAPTIONS, 'a new one'], '--batch-size', '2') == 0
+  assert 'encoded 1 captions' in capsys.readouterr().out
+
+
+def test_a_store_of_another_config_is_refused(job):
+  job(CAPTIONS)
+  with pytest.raises(ValueError, match='max_length is 6 in the store, 7 in'):
+    job(CAPTIONS, '--set', 'text.max_length=7')
+
+
+def test_tasks_without_captions_are_refused(job):
+  with pytest.raises(ValueError, match='have no captions; accepted'):
+    job(['', ' '])
+
+
+def test_the_golden_way_through(tiny_t5, tmp_path, monkeypatch, capsys):
+  """The real encoder behind the command, against its own direct outputs."""
+  text, config = tiny_t5
+  tasks = types.ModuleType('imagen_jax.data.tasks')
+  tasks.captions = lambda config: iter(CAPTIONS)
+  monkeypatch.setitem(sys.modules, 'imagen_jax.data.tasks', tasks)
+  monkeypatch.setattr(data, 'tasks', tasks, raising=False)
+  parser = argparse.ArgumentParser()
+  encode.add_arguments(parser)
+  out = str(tmp_path / 'store')
+  flags = ['--config', config, '--out', out, '--batch-size', '3']
+  assert encode.main(parser.parse_args(flags)) == 0
+
+  store = store_lib.EmbeddingStore(out)
+  store.check(text)
+  captions = ['a red cat', 'a dog']
+  embed, mask = store.lookup(captions, 6)
+  direct = encoder_lib.TextEncoder(text).encode(captions)
+  np.testing.assert_array_equal(mask, direct.mask)
+  # The store rounds to bfloat16, eight bits.
+  np.testing.assert_allclose(
+    embed.astype(np.float32), direct.embed, rtol=2**-8, atol=1e-4
+  )
+
+
+@pytest.fixture
+def tiny_t5(tmp_path, monkeypatch):
+  """Config and config file of the golden T5 1.1, as a user names it."""
+  data = pathlib.Path(__file__).parents[1] / 'data' / 't5x-tiny.tar.gz'
+  with tarfile.open(data) as archive:
+    members = [
+      member
+      for member in archive.getmembers()
+      if member.name.startswith('t5x-tiny/t5_1_1/')
+    ]
+    archive.extractall(tmp_path, members=members, filter='data')
+  monkeypatch.setitem(
+    encoders.TABLE,
+    'tiny',
+    encoders.Encoder('t5', 32, 2, 4, 8, 64, vocab_size=128, num_pieces=128),
+  )
+  monkeypatch.setattr(tokenizer_lib, 'load', lambda text: Words())
+  fields = {
+    'encoder': 'tiny',
+    'checkpoint': str(tmp_path / 't5x-tiny' / 't5_1_1'),
+    'max_length': 6,
+    'embed_dim': 32,
+  }
+  config = tmp_path / 'golden.py'
+  config.write_text(
+    'from imagen_jax import config\n'
+    'def get_config():\n'
+    f'  return config.Config(text=config.TextConfig(**{fields!r}))\n'
+  )
+  return config_lib.TextConfig(**fields), str(config)

@@ -1,0 +1,52 @@
+import numpy as np
+
+from imagen_jax.data import inspection
+
+
+def test_a_report_tells_counts_captions_and_bad_records(toy, eleven, tmp_path):
+  examples = [toy.example(0, 8, 16), toy.example(1), toy.example(2, 4)]
+  path = toy.write(tmp_path / 'some', {'train': examples})
+  config = toy.config(('a', path), ('b', eleven, 3.0))
+  report = list(inspection.describe(config, scan=100, seconds=0))
+  assert report == [
+    'task a: 25.0% of the mixture',
+    '  train: 3 records',
+    '    captions: 2 distinct among 2 read, 2 to 2 words (mean 2.0)',
+    '    pictures: 2 read, shorter side 8 to 8, longer side 8 to 16 pixels',
+    'task b: 75.0% of the mixture',
+    '  train: 11 records',
+    '    captions: 33 distinct among 33 read, 3 to 3 words (mean 3.0)',
+    '    pictures: 11 read, shorter side 8 to 8, longer side 8 to 8 pixels',
+    '  heldout: 2 records',
+    '    captions: 6 distinct among 6 read, 3 to 3 words (mean 3.0)',
+    '    pictures: 2 read, shorter side 8 to 8, longer side 8 to 8 pixels',
+    'bad records:\n  a: picture too small: 1 (k2)',
+  ]
+
+
+def test_a_split_without_usable_records_is_told(toy, tmp_path):
+  path = toy.write(tmp_path / 'bad', {'train': [toy.example(0, 4)]})
+  report = list(inspection.describe(toy.config(('a', path)), scan=9, seconds=0))
+  assert report[2:] == [
+    '    captions: none',
+    '    pictures: none',
+    'bad records:\n  a: picture too small: 1 (k0)',
+  ]
+
+
+def test_reading_is_timed(toy, twenty):
+  config = toy.config(('a', twenty))
+  *_, bad, speed = inspection.describe(config, scan=3, seconds=0.01)
+  assert bad == 'bad records: none'
+  assert speed.startswith('reading: ') and speed.endswith(' images/s')
+
+
+def test_a_contact_sheet_shows_lowres_beside(toy, twenty):
+  alone = inspection.contact_sheet(toy.config(('a', twenty)), num=3)
+  beside = inspection.contact_sheet(
+    toy.config(('a', twenty), lowres_size=4), num=3
+  )
+  for sheet in (alone, beside):
+    pixels = np.asarray(sheet)
+    assert pixels.ndim == 3 and pixels.std() > 10
+  assert beside.width != alone.width

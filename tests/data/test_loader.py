@@ -1,0 +1,355 @@
+import collections
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from imagen_jax.data import loader as loader_lib
+from imagen_jax.data import order as order_lib
+from imagen_jax.data import plan as plan_lib
+from imagen_jax.data import tasks as tasks_lib
+
+
+class FakeStore:
+  """Embeds a caption as its number of words and of letters."""
+
+  def lookup(self, captions, max_length):
+    embed = np.zeros((len(captions), max_length, 2), np.float32)
+    embed[:, 0] = [(len(c.split()), len(c)) for c in captions]
+    return embed, embed.any(-1)
+
+
+def take(config, count, *, rows=None, open_batches=None, **options):
+  """Returns a loader's first batches."""
+  open_batches = open_batches or loader_lib.training_batches
+  rows = rows or (0, config.train.batch_size)
+  options.setdefault('store', None)
+  with open_batches(config, rows=rows, **options) as batches:
+    return [next(batches) for _ in range(count)]
+
+
+def assert_same(one, other):
+  assert one.keys() == other.keys()
+  for name, value in one.items():
+    if isinstance(value, list):
+      assert value == other[name]
+    else:
+      np.testing.assert_array_equal(value, other[name])
+
+
+def join(parts):
+  """Returns hosts' parts of a batch as one."""
+  return {
+    name: sum((part[name] for part in parts), [])
+    if isinstance(value, list)
+    else np.concatenate([part[name] for part in parts])
+    for name, value in parts[0].items()
+  }
+
+
+@pytest.fixture(scope='module')
+def mixed(toy, twenty, eleven):
+  return toy.config(
+    ('a', twenty), ('b', eleven, 2.0), lowres_size=4, crop='random'
+  )
+
+
+@pytest.fixture(scope='module')
+def whole(mixed):
+  """The first global batches of `mixed`, as one host makes them."""
+  return take(mixed, 5, store=FakeStore())
+
+
+def test_a_batch_is_host_local_numpy(whole):
+  batch = whole[0]
+  assert batch['image'].shape == (8, 8, 8, 3)
+  assert batch['image'].dtype == np.float32
+  assert -1 <= batch['image'].min() < -0.9
+  assert 0.9 < batch['image'].max() <= 1
+  assert batch['lowres'].shape == (8, 4, 4, 3)
+  embed, mask = FakeStore().lookup(batch['caption'], 3)
+  np.testing.assert_array_equal(batch['text_embed'], embed)
+  np.testing.assert_array_equal(batch['text_mask'], mask)
+  np.testing.assert_array_equal(batch['slot'], np.arange(8))
+  for caption, key in zip(batch['caption'], batch['key']):
+    assert caption.split()[1] == key[1:]
+  assert batch.keys() == {
+    'image',
+    'lowres',
+    'text_embed',
+    'text_mask',
+    'slot',
+    'caption',
+    'key',
+  }
+
+
+def test_pictures_are_those_that_the_captions_tell(toy, twenty):
+  (batch,) = take(toy.config(('a', twenty)), 1)
+  assert 'lowres' not in batch and 'text_embed' not in batch
+  for image, key in zip(batch['image'], batch['key']):
+    pixels = np.round((image + 1) * 127.5)
+    np.testing.assert_array_equal(pixels, toy.picture(int(key[1:])))
+
+
+@pytest.mark.parametrize('hosts', [2, 4])
+def test_any_number_of_hosts_makes_the_same_batches(mixed, whole, hosts):
+  each = mixed.train.batch_size // hosts
+  shares = [
+    take(mixed, 2, rows=(h * each, (h + 1) * each), store=FakeStore())
+    for h in range(hosts)
+  ]
+  for batch, parts in zip(whole, zip(*shares)):
+    assert_same(batch, join(parts))
+
+
+def test_any_step_can_be_started_at(mixed, whole):
+  (fifth,) = take(mixed, 1, start_step=4, store=FakeStore())
+  assert_same(fifth, whole[4])
+  (far,) = take(mixed, 1, start_step=10**9)
+  assert far['slot'][0] == 8 * 10**9
+
+
+def test_a_position_is_saved_and_restored(mixed, whole):
+  options = {'rows': (0, 8), 'store': FakeStore()}
+  with loader_lib.training_batches(mixed, **options) as batches:
+    assert batches.state()['step'] == 0
+    next(batches)
+    next(batches)
+    state = json.loads(json.dumps(batches.state()))
+    assert state['step'] == 2
+    next(batches)
+    # In a loader that runs, and in a new one.
+    batches.restore(state)
+    assert_same(next(batches), whole[2])
+  with loader_lib.training_batches(mixed, **options) as batches:
+    batches.restore(state)
+    assert_same(next(batches), whole[2])
+    assert_same(next(batches), whole[3])
+    assert batches.state()['step'] == 4
+
+
+def test_a_position_in_other_data_is_refused(mixed):
+  rows = (0, 8)
+  with loader_lib.training_batches(mixed, rows=rows, store=None) as batches:
+    state = batches.state()
+    state['examples'] = {'a': 21, 'b': 11}
+    with pytest.raises(ValueError, match="examples was {'a': 21, 'b': 11}, is"):
+      batches.restore(state)
+
+
+def test_every_record_comes_once_an_epoch(toy, twenty):
+  config = toy.config(('a', twenty), batch_size=10)
+  batches = take(config, 4)
+  epochs = [batches[0]['key'] + batches[1]['key']]
+  epochs.append(batches[2]['key'] + batches[3]['key'])
+  for keys in epochs:
+    assert sorted(keys) == sorted(f'k{number}' for number in range(20))
+  assert epochs[0] != epochs[1]
+
+
+def test_the_mixture_has_the_exact_proportions(toy, twenty, eleven):
+  tasks = ('a', twenty), ('b', eleven, 2.0)
+  config = toy.config(*tasks, image_size=4, batch_size=1260)
+  counts = collections.Counter()
+  for batch in take(config, order_lib.BLOCK // 1260):
+    counts.update(int(key[1:]) >= 200 for key in batch['key'])
+  assert counts == {False: 1680, True: 3360}
+
+
+def test_the_seed_decides_the_order(mixed, whole):
+  other = dataclasses.replace(
+    mixed, train=dataclasses.replace(mixed.train, seed=1)
+  )
+  assert take(other, 1)[0]['key'] != whole[0]['key']
+
+
+def test_captions_of_a_record_take_turns(toy, eleven):
+  config = toy.config(('b', eleven), batch_size=110)
+  (batch,) = take(config, 1)
+  which = collections.Counter(caption[-1] for caption in batch['caption'])
+  assert set(which) == set('abc') and min(which.values()) > 20
+
+
+def test_lowres_is_of_the_same_crop(toy, tmp_path):
+  path = toy.write(
+    tmp_path / 'wide',
+    {'train': [toy.example(number, 8, 24) for number in range(4)]},
+  )
+  config = toy.config(('a', path), lowres_size=4, crop='random')
+  (batch,) = take(config, 1)
+  pooled = batch['image'].reshape(8, 4, 2, 4, 2, 3).mean((2, 4))
+  np.testing.assert_allclose(batch['lowres'], pooled, atol=1e-5)
+
+
+def test_held_out_batches_come_as_they_lie_whatever_the_seed(mixed):
+  other = dataclasses.replace(
+    mixed, train=dataclasses.replace(mixed.train, seed=1)
+  )
+  batches = [
+    take(config, 2, open_batches=loader_lib.eval_batches)
+    for config in (mixed, other)
+  ]
+  for one, same in zip(*batches):
+    assert_same(one, same)
+  keys = [key for batch in batches[0] for key in batch['key']]
+  # Those of task b are the first two of its training records again.
+  from_a, from_b = ([k for k in keys if k[1] == digit] for digit in '12')
+  assert len(from_a) + len(from_b) == 16 and len(from_a) >= 2
+  assert from_a == [f'k{100 + n % 5}' for n in range(len(from_a))]
+  assert from_b == [f'k{200 + n % 2}' for n in range(len(from_b))]
+
+
+def test_a_held_out_split_that_is_missing_is_refused(toy, tmp_path):
+  path = toy.write(tmp_path / 'one', {'train': [toy.example(0)]})
+  with pytest.raises(ValueError, match=r"split is 'heldout'; accepted: one of"):
+    loader_lib.eval_batches(toy.config(('a', path)), rows=(0, 8), store=None)
+
+
+def bad_examples(toy):
+  """Returns 12 examples of which 3 are bad, each in its own way."""
+  examples = [toy.example(number) for number in range(12)]
+  examples[2] = {**examples[2], 'image': b'not a picture'}
+  examples[5] = toy.example(5, captions=[' '])
+  examples[9] = toy.example(9, height=7)
+  return examples
+
+
+def test_bad_records_are_replaced_alike_on_every_host(toy, tmp_path):
+  path = toy.write(tmp_path / 'bad', {'train': bad_examples(toy)})
+  config = toy.config(('a', path), batch_size=12, max_bad_share=1.0)
+  rows = (0, 12)
+  with loader_lib.training_batches(config, rows=rows, store=None) as batches:
+    whole = [next(batches) for _ in range(3)]
+    counts = batches.tally.counts()['a']
+  bad = {'k2', 'k5', 'k9'}
+  for batch in whole:
+    keys = collections.Counter(batch['key'])
+    assert len(batch['key']) == 12 and not bad & set(keys)
+    # Whatever could be used is there, and three of it twice.
+    assert len(keys) == 9
+  assert set(counts['bad']) == {
+    'undecodable picture',
+    'empty caption',
+    'picture too small',
+  }
+  assert counts['seen'] >= 36 + 9
+  parts = [take(config, 3, rows=rows) for rows in ((0, 5), (5, 12))]
+  for batch, halves in zip(whole, zip(*parts)):
+    assert_same(batch, join(halves))
+
+
+def test_too_many_bad_records_stop_the_run_with_a_table(toy, tmp_path):
+  path = toy.write(tmp_path / 'bad', {'train': bad_examples(toy)})
+  config = toy.config(('a', path), batch_size=12, max_bad_share=0.05)
+  with pytest.raises(ValueError, match="task 'a': .* records are bad") as found:
+    take(config, 100)
+  table = str(found.value).splitlines()
+  assert 'data.max_bad_share (0.05)' in table[0]
+  for reason, key in [
+    ('empty caption', 'k5'),
+    ('picture too small', 'k9'),
+    ('undecodable picture', 'k2'),
+  ]:
+    assert any(f'a: {reason}: ' in line and key in line for line in table[1:])
+
+
+def test_a_task_of_bad_records_alone_stops_at_once(toy, tmp_path):
+  examples = [toy.example(number, captions=['']) for number in range(3)]
+  path = toy.write(tmp_path / 'bad', {'train': examples})
+  with pytest.raises(ValueError, match='every record is bad; accepted'):
+    take(toy.config(('a', path)), 1)
+
+
+def test_the_store_s_error_reaches_the_reader(mixed):
+  class Empty:
+    def lookup(self, captions, max_length):
+      raise ValueError(f'{len(captions)} captions are missing')
+
+  rows = (0, 8)
+  with loader_lib.training_batches(mixed, rows=rows, store=Empty()) as batches:
+    for _ in range(2):  # Again, where the first was not heeded.
+      with pytest.raises(ValueError, match='8 captions are missing'):
+        next(batches)
+
+
+def make(config, preprocessors, **changes):
+  """Returns a loader whose one task has other preprocessors."""
+  task = tasks_lib.task(config, 'a')
+  task = task.replace(
+    preprocessors=[*preprocessors, *task.preprocessors], **changes
+  )
+  order = order_lib.Order(0, ('a',), (1.0,), (20,))
+  return loader_lib.Loader(
+    [task],
+    ['train'],
+    plan_lib.Plan(order, 8, (0, 8)),
+    store=None,
+    max_length=3,
+    max_bad_share=0.0,
+    prefetch=1,
+  )
+
+
+@pytest.mark.parametrize(
+  'preprocessor',
+  [
+    lambda dataset: dataset.filter(lambda example: False),
+    lambda dataset: dataset.skip(1),
+    lambda dataset: dataset.flat_map(
+      lambda example: tf.data.Dataset.from_tensors(example).repeat(2)
+    ),
+  ],
+  ids=['drops all', 'drops the first', 'doubles'],
+)
+def test_a_preprocessor_that_changes_the_count_is_refused(
+  toy, twenty, preprocessor
+):
+  config = toy.config(('a', twenty))
+  with pytest.raises(ValueError, match="task 'imagen_jax:.*:a': a preproc"):
+    make(config, [preprocessor])
+
+
+def test_a_preprocessor_that_drops_one_later_is_refused(toy, twenty):
+  config = toy.config(('a', twenty))
+
+  def drop(dataset):
+    return dataset.filter(lambda example: example['slot'] != 13)
+
+  with make(config, [drop]) as batches:
+    next(batches)
+    with pytest.raises(ValueError, match=r'gave slots \[14\] for \[13\]'):
+      next(batches)
+
+
+def test_a_preprocessor_that_hides_the_slot_is_refused(toy, twenty):
+  config = toy.config(('a', twenty))
+
+  def hide(dataset):
+    return dataset.map(
+      lambda example: {k: v for k, v in example.items() if k != 'slot'}
+    )
+
+  features = dict(tasks_lib.task(config, 'a').output_features)
+  del features['slot']
+  with pytest.raises(ValueError, match=r'gave slots \[\] for \[0, 1\]'):
+    make(config, [hide], output_features=features)
+
+
+@pytest.mark.parametrize('rows', [(0, 9), (3, 3), (-1, 4)])
+def test_rows_outside_of_the_batch_are_refused(mixed, rows):
+  with pytest.raises(ValueError, match=f'rows are {rows[0]} to {rows[1]}; acc'):
+    loader_lib.training_batches(mixed, rows=rows, store=None)
+
+
+def test_waiting_is_counted_and_closing_stops_the_thread(mixed):
+  rows = (0, 8)
+  batches = loader_lib.training_batches(mixed, rows=rows, store=None)
+  next(batches)
+  assert batches.wait_seconds > 0
+  thread = batches._worker._thread
+  batches.close()
+  assert not thread.is_alive()
+  batches.close()

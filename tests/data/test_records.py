@@ -1,0 +1,216 @@
+import io
+import warnings
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from imagen_jax.data import records as records_lib
+
+
+def open_records(path, split='train', **options):
+  builder = records_lib.open_builder('toy', path)
+  return records_lib.Records('toy', builder, split, **options)
+
+
+def test_records_are_read_by_number_across_files(toy, twenty):
+  records = open_records(twenty)
+  assert len(records) == 20
+  for number in (19, 0, 7, 6):
+    record = records.read(number)
+    np.testing.assert_array_equal(record.image, toy.picture(number))
+    assert record.captions == (f'picture {number}',)
+    assert record.key == records.key(number) == f'k{number}'
+
+
+def test_a_part_of_a_split_can_be_read(twenty):
+  records = open_records(twenty, 'train[50%:]')
+  assert len(records) == 10
+  assert records.read(0).key == 'k10'
+
+
+def test_one_caption_and_no_key_will_do(toy, tmp_path):
+  import tensorflow_datasets as tfds
+
+  features = {
+    'image': tfds.features.Image(shape=(None, None, 3)),
+    'caption': tfds.features.Text(),
+  }
+  examples = [{'image': toy.encode(toy.picture(1)), 'caption': ' one '}]
+  path = toy.write(tmp_path / 'one', {'train': examples}, features=features)
+  record = open_records(path).read(0)
+  assert record.captions == ('one',)
+  assert record.key == '#0'
+
+
+LONG = 'x' * (records_lib.MAX_CAPTION + 1)
+
+
+@pytest.mark.parametrize(
+  ('captions', 'reason'),
+  [
+    ([], 'empty caption'),
+    ([''], 'empty caption'),
+    ([' \n\t'], 'empty caption'),
+    ([LONG], 'caption too long'),
+    ([b'\xff\xfe'], 'caption is not UTF-8'),
+  ],
+)
+def test_a_record_without_a_usable_caption_is_bad(
+  toy, tmp_path, captions, reason
+):
+  one = {**toy.example(0), 'captions': captions}
+  records = open_records(toy.write(tmp_path / 'bad', {'train': [one]}))
+  with pytest.raises(records_lib.BadRecordError, match=f'^{reason}$'):
+    records.read(0)
+  with pytest.raises(records_lib.BadRecordError, match=f'^{reason}$'):
+    records.captions(0)
+
+
+def test_unusable_captions_beside_a_usable_one_are_left_out(toy, tmp_path):
+  captions = ['', b'\xff', LONG, ' café ', 'x' * records_lib.MAX_CAPTION]
+  one = toy.example(0, captions=captions)
+  records = open_records(toy.write(tmp_path / 'some', {'train': [one]}))
+  assert records.read(0).captions == ('café', 'x' * records_lib.MAX_CAPTION)
+  assert records.captions(0) == records.read(0).captions
+
+
+@pytest.mark.parametrize(
+  ('encoded', 'reason'),
+  [
+    (b'', 'undecodable picture'),
+    (b'not a picture', 'undecodable picture'),
+    ('truncated', 'undecodable picture'),
+    ('flipped', 'undecodable picture'),
+    ('small', 'picture too small'),
+  ],
+)
+def test_a_record_without_a_usable_picture_is_bad(
+  toy, tmp_path, encoded, reason
+):
+  good = toy.encode(toy.picture(0))
+  damaged = {
+    'truncated': good[: len(good) // 2],
+    'flipped': good[:60] + bytes([good[60] ^ 255]) + good[61:],
+    'small': toy.encode(toy.picture(0, height=7)),
+  }
+  one = {**toy.example(0), 'image': damaged.get(encoded, encoded)}
+  path = toy.write(tmp_path / 'bad', {'train': [one]})
+  records = open_records(path, min_size=8)
+  with pytest.raises(records_lib.BadRecordError, match=f'^{reason}$'):
+    records.read(0)
+  assert records.key(0) == 'k0'
+  assert records.captions(0) == ('picture 0',)
+
+
+def test_a_damaged_file_is_a_bad_record(toy, tmp_path):
+  path = toy.write(
+    tmp_path / 'rot', {'train': [toy.example(n, 64, 64) for n in range(7)]}
+  )
+  (file,) = (tmp_path / 'rot').glob('*array_record*')
+  content = bytearray(file.read_bytes())
+  # Noise is stored as it is: the fourth picture's lies where it can be found.
+  start = content.index(toy.example(3, 64, 64)['image'][500:520])
+  content[start : start + 20] = bytes(20)
+  file.write_bytes(content)
+  records = open_records(path)
+  with pytest.raises(records_lib.BadRecordError, match='unreadable record'):
+    records.read(3)
+  assert records.key(3) == '#3'
+  assert [records.read(number).key for number in (2, 4)] == ['k2', 'k4']
+
+
+def test_a_picture_of_too_many_pixels_is_not_decoded():
+  # A header that claims 20,000 x 20,000, and one that Pillow itself refuses.
+  for side in (20_000, 2_000_000):
+    file = io.BytesIO()
+    Image.new('1', (8, 8)).save(file, 'BMP')
+    claimed = bytearray(file.getvalue())
+    claimed[18:26] = np.array([side, side], '<i4').tobytes()
+    with pytest.raises(records_lib.BadRecordError, match='picture too large'):
+      with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        records_lib.decode(bytes(claimed))
+
+
+@pytest.mark.parametrize('form', ['PNG', 'WEBP', 'BMP'])
+def test_formats_decode_to_the_same_pixels(toy, form):
+  image = toy.picture(3, 5, 9)
+  options = {'lossless': True} if form == 'WEBP' else {}
+  found = records_lib.decode(toy.encode(image, form, **options))
+  np.testing.assert_array_equal(found, image)
+
+
+def save(image, form='PNG', **options):
+  file = io.BytesIO()
+  image.save(file, form, **options)
+  return file.getvalue()
+
+
+def test_transparency_is_laid_on_white():
+  image = Image.new('RGBA', (2, 1), (255, 0, 0, 255))
+  image.putpixel((1, 0), (0, 0, 0, 0))
+  found = records_lib.decode(save(image))
+  np.testing.assert_array_equal(found, [[[255, 0, 0], [255, 255, 255]]])
+
+
+def test_grey_and_palette_become_rgb():
+  grey = records_lib.decode(save(Image.new('L', (1, 1), 100)))
+  np.testing.assert_array_equal(grey, [[[100] * 3]])
+  deep = Image.fromarray(np.array([[100 * 257]], np.uint16))
+  np.testing.assert_array_equal(records_lib.decode(save(deep)), [[[100] * 3]])
+  palette = Image.new('RGB', (1, 1), (1, 2, 3)).convert('P')
+  found = records_lib.decode(save(palette))
+  assert found.shape == (1, 1, 3)
+
+
+def test_a_cameras_orientation_is_obeyed(toy):
+  image = toy.picture(4, 16, 8)
+  exif = Image.Exif()
+  exif[0x0112] = 6  # The top of the picture is at the right of the file.
+  found = records_lib.decode(toy.encode(image, exif=exif))
+  np.testing.assert_array_equal(found, np.rot90(image, -1))
+
+
+def test_a_missing_folder_is_refused():
+  message = r"data.tasks\[toy\].path is '/not/here', which is no folder"
+  with pytest.raises(ValueError, match=message):
+    records_lib.open_builder('toy', '/not/here')
+  with pytest.raises(ValueError, match="path is '', which is no folder"):
+    records_lib.open_builder('toy', '')
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+  with pytest.raises(ValueError, match='which has no dataset_info.json'):
+    records_lib.open_builder('toy', str(tmp_path))
+
+
+def test_another_file_format_is_refused(toy, tmp_path):
+  path = toy.write(
+    tmp_path / 'old', {'train': [toy.example(0)]}, form='tfrecord'
+  )
+  with pytest.raises(ValueError, match='in tfrecord form; accepted'):
+    records_lib.open_builder('toy', path)
+
+
+def test_other_features_are_refused(toy, tmp_path):
+  import tensorflow_datasets as tfds
+
+  features = {'text': tfds.features.Text()}
+  path = toy.write(
+    tmp_path / 'text', {'train': [{'text': 'a'}]}, features=features
+  )
+  with pytest.raises(ValueError, match=r"the features \['text'\]; accepted"):
+    records_lib.open_builder('toy', path)
+
+
+def test_an_unknown_split_is_refused_with_the_known_ones(twenty):
+  message = r"is 'test'; accepted: one of \['heldout', 'train'\]"
+  with pytest.raises(ValueError, match=message):
+    open_records(twenty, 'test')
+
+
+def test_an_empty_split_is_refused(twenty):
+  message = r"has no examples in split 'train\[:0\]' of .*twenty"
+  with pytest.raises(ValueError, match=message):
+    open_records(twenty, 'train[:0]')

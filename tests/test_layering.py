@@ -1,0 +1,209 @@
+"""The floors of the package: who may import whom.
+
+A module imports from its own folder and from the floors below it, so that the
+parts at the bottom can be read, tested and reused alone.
+"""
+
+import ast
+import configparser
+import importlib.metadata
+import pathlib
+import subprocess
+import sys
+
+from packaging import requirements
+from packaging import utils
+import pytest
+
+import imagen_jax
+
+PACKAGE = pathlib.Path(imagen_jax.__file__).parent
+
+# The longest prefix that fits a module says its floor.
+FLOORS = {
+  'imagen_jax': 0,  # The package itself: its version, nothing more.
+  'imagen_jax.config': 0,
+  'imagen_jax.structs': 0,
+  'imagen_jax.grid': 0,
+  'imagen_jax.diffusion': 1,
+  'imagen_jax.models': 1,
+  'imagen_jax.data': 1,
+  'imagen_jax.synthetic': 1,
+  'imagen_jax.sharding': 1,
+  'imagen_jax.text': 2,
+  'imagen_jax.cascade': 2,
+  'imagen_jax.train': 2,
+  'imagen_jax.train.state': 2,
+  'imagen_jax.train.optimizer': 2,
+  'imagen_jax.train.metrics': 2,
+  'imagen_jax.train.checkpoint': 2,
+  'imagen_jax.train.stopping': 2,
+  'imagen_jax.train.step': 3,
+  'imagen_jax.train.samples': 3,
+  'imagen_jax.evaluate': 3,
+  'imagen_jax.export': 3,
+  'imagen_jax.train.loop': 4,
+  'imagen_jax.generate': 4,
+  'imagen_jax.cli': 5,
+  'imagen_jax.__main__': 6,
+}
+
+# Two folders of one floor do not know each other.
+FOLDERS = {'imagen_jax.' + p.parent.name for p in PACKAGE.glob('*/*.py')}
+
+# Outside packages, by the modules that alone may import them.
+ONLY = {
+  'tensorflow': ('imagen_jax.data', 'imagen_jax.synthetic.build'),
+  'tensorflow_datasets': ('imagen_jax.data', 'imagen_jax.synthetic.build'),
+  'tensorflow_text': ('imagen_jax.data',),
+  'seqio': ('imagen_jax.data',),
+  'flax.linen': ('imagen_jax.models', 'imagen_jax.sharding'),
+  'orbax': ('imagen_jax.train.checkpoint', 'imagen_jax.text.restore'),
+  'tensorboard': ('imagen_jax.train.metrics',),
+  'resvg_py': ('imagen_jax.synthetic',),
+  't5x': (),
+}
+
+# And modules, by the outside packages that they do without.
+NEVER = {
+  'imagen_jax.data': ('jax', 'flax', 'optax'),
+  'imagen_jax.synthetic': ('jax', 'flax', 'optax'),
+  'imagen_jax.grid': ('jax', 'flax'),
+  'imagen_jax.diffusion': ('flax', 'optax'),
+  'imagen_jax.models': ('optax',),
+}
+
+
+def light(name):
+  """Whether to import `name` must cost nothing, for a quick --help."""
+  return name in ('imagen_jax', 'imagen_jax.config') or within(
+    name, 'imagen_jax.cli'
+  )
+
+
+def modules():
+  """All modules of the package, as (name, path)."""
+  for path in sorted(PACKAGE.rglob('*.py')):
+    parts = path.relative_to(PACKAGE.parent).with_suffix('').parts
+    name = '.'.join(parts[:-1] if parts[-1] == '__init__' else parts)
+    yield name, path
+
+
+def within(name, prefix):
+  return name == prefix or name.startswith(prefix + '.')
+
+
+def longest(name, table):
+  return max((p for p in table if within(name, p)), key=len, default=None)
+
+
+def imports(source, top_only=False):
+  """Modules that `source` imports; a `from x import y` gives x.y."""
+  tree = ast.parse(source)
+  for node in tree.body if top_only else ast.walk(tree):
+    if isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, f'line {node.lineno}: a relative import'
+      yield from (f'{node.module}.{alias.name}' for alias in node.names)
+
+
+def violations(name, source):
+  """What `source`, as module `name`, imports and must not."""
+  floor = FLOORS[longest(name, FLOORS)]
+  folder = longest(name, FOLDERS)
+  for imported in imports(source):
+    if within(imported, 'imagen_jax'):
+      target = FLOORS[longest(imported, FLOORS)]
+      other = longest(imported, FOLDERS)
+      own_folder = folder is not None and folder == other
+      if target > floor:
+        yield f'{name} (floor {floor}) imports {imported} (floor {target})'
+      elif target == floor and 0 < floor and not own_folder:
+        yield f'{name} and {imported} are neighbours on floor {floor}'
+    for package, allowed in ONLY.items():
+      if within(imported, package) and not any(
+        within(name, module) for module in allowed
+      ):
+        yield f'{name} imports {package}, which is for {allowed}'
+    for module, banned in NEVER.items():
+      for package in banned:
+        if within(name, module) and within(imported, package):
+          yield f'{name} imports {package}, which {module} does without'
+
+
+@pytest.mark.parametrize('name, path', list(modules()))
+def test_imports_keep_to_the_floors(name, path):
+  row = longest(name, FLOORS)
+  assert row == name or row not in ('imagen_jax', 'imagen_jax.train'), (
+    f'{name} has no floor: give it one in FLOORS'
+  )
+  assert not list(violations(name, path.read_text()))
+
+
+@pytest.mark.parametrize(
+  'name, path', [(name, path) for name, path in modules() if light(name)]
+)
+def test_light_modules_start_with_the_standard_library_alone(name, path):
+  for imported in imports(path.read_text(), top_only=True):
+    first = imported.split('.')[0]
+    assert first in sys.stdlib_module_names or imported in (
+      'imagen_jax',
+      'imagen_jax.config',
+      'imagen_jax.cli.main',
+    ), f'{name} imports {imported} before it is needed'
+
+
+@pytest.mark.parametrize(
+  'name, source, words',
+  [
+    ('imagen_jax.models.unet', 'import tensorflow as tf', 'tensorflow'),
+    ('imagen_jax.data.order', 'from jax import numpy as jnp', 'jax'),
+    ('imagen_jax.config', 'from imagen_jax import structs, cascade', '2'),
+    ('imagen_jax.diffusion.loss', 'import imagen_jax.models.unet', 'neigh'),
+    ('imagen_jax.train.step', 'from imagen_jax.train import loop', '4'),
+    ('imagen_jax.text.restore', 'import t5x.checkpoints', 't5x'),
+  ],
+)
+def test_a_wrong_import_is_found(name, source, words):
+  (found,) = violations(name, source)
+  assert words in found
+
+
+def test_importing_the_package_imports_nothing_heavy():
+  code = 'import sys, imagen_jax, imagen_jax.config; print(*sys.modules)'
+  loaded = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, check=True
+  ).stdout.split()
+  assert 'imagen_jax.config' in loaded
+  assert not {'jax', 'numpy', 'flax', 'tensorflow', 'seqio', 'PIL'} & {*loaded}
+
+
+def test_every_import_is_declared(repo):
+  settings = configparser.ConfigParser()
+  settings.read(repo / 'setup.cfg')
+  texts = [settings['options']['install_requires']]
+  texts.append(settings['options.extras_require']['quickstart'])
+  declared = {
+    utils.canonicalize_name(requirements.Requirement(line).name)
+    for text in texts
+    for line in text.strip().splitlines()
+  }
+  # seqio brings TensorFlow, in the version that its tensorflow-text fits.
+  declared |= {'tensorflow', 'tensorflow-cpu'}
+  packages = importlib.metadata.packages_distributions()
+  for name, path in modules():
+    for imported in imports(path.read_text()):
+      top = imported.split('.')[0]
+      if top in sys.stdlib_module_names or top == 'imagen_jax':
+        continue
+      owners = {utils.canonicalize_name(each) for each in packages[top]}
+      assert owners & declared, f'{name} imports {top}: not in setup.cfg'
+
+
+def test_configs_import_the_schema_alone(repo):
+  for path in sorted((repo / 'configs').glob('*.py')):
+    for imported in imports(path.read_text()):
+      assert imported.split('.')[0] in sys.stdlib_module_names or within(
+        imported, 'imagen_jax.config'
+      ), f'{path.name} imports {imported}'

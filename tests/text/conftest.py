@@ -1,0 +1,63 @@
+"""Checkpoints that T5X wrote, and encoders of their size in the table."""
+
+import json
+import pathlib
+import tarfile
+
+import numpy as np
+import pytest
+
+from imagen_jax.text import encoders
+
+DATA = pathlib.Path(__file__).parents[1] / 'data'
+
+
+def entry(model):
+  """Returns the table's row for the `config` of a golden config.json."""
+  config = model['config']
+  return encoders.Encoder(
+    't5',
+    embed_dim=config['emb_dim'],
+    num_layers=config['num_encoder_layers'],
+    num_heads=config['num_heads'],
+    head_dim=config['head_dim'],
+    mlp_dim=config['mlp_dim'],
+    gated='linear' in config['mlp_activations'],
+    split_heads=model['arch'] == 'scalable_t5',
+    vocab_size=config['vocab_size'],
+    num_pieces=100,
+  )
+
+
+@pytest.fixture(scope='session')
+def golden_folder(tmp_path_factory):
+  """The unpacked golden checkpoints; not to be written to."""
+  folder = tmp_path_factory.mktemp('golden')
+  with tarfile.open(DATA / 't5x-tiny.tar.gz') as archive:
+    archive.extractall(folder, filter='data')
+  return folder / 't5x-tiny'
+
+
+@pytest.fixture(scope='session')
+def golden(golden_folder):
+  """Loads (checkpoint's folder, table row, golden arrays) of a model."""
+
+  def load(name):
+    folder = golden_folder / name
+    model = json.loads((folder / 'config.json').read_text())
+    with np.load(folder / 'golden.npz') as arrays:
+      return str(folder / 'checkpoint_1000'), entry(model), dict(arrays)
+
+  return load
+
+
+@pytest.fixture
+def tiny(golden, monkeypatch):
+  """Puts the golden models into the table as 'tiny_NAME'."""
+
+  def add(name):
+    checkpoint, row, _ = golden(name)
+    monkeypatch.setitem(encoders.TABLE, f'tiny_{name}', row)
+    return checkpoint
+
+  return add
