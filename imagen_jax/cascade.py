@@ -85,8 +85,10 @@ def make_cond(text, lowres, eps, aug_level, stage: config.StageConfig):
 def make_denoise(apply, cond, stage: config.StageConfig, guidance_weight):
   """The stage as `denoise(z, logsnr) -> x_hat`, guided and thresholded.
 
-  With and without text go through the network as one batch. "Without" is
-  zeroed embeddings under an empty mask, as in training (paper, section 4.1).
+  With and without text go through the network as one batch, the two of an
+  image side by side, so that on a mesh each stays with its image. "Without"
+  is zeroed embeddings under an empty mask, as in training (paper, section
+  4.1).
 
   Args:
     apply: (z, logsnr, cond) -> network output.
@@ -94,16 +96,15 @@ def make_denoise(apply, cond, stage: config.StageConfig, guidance_weight):
     stage: gives prediction and threshold.
     guidance_weight: scalar or [B].
   """
-  both = jax.tree.map(lambda x: jnp.concatenate([x, x]), cond)
-  batch = cond.text.mask.shape[0]
-  keep = jnp.arange(2 * batch) < batch
-  both = both.replace(text=drop_text(both.text, ~keep))
+  twice = lambda x: jnp.repeat(x, 2, axis=0)
+  both = jax.tree.map(twice, cond)
+  without = jnp.arange(both.text.mask.shape[0]) % 2 == 1
+  both = both.replace(text=drop_text(both.text, without))
 
   def denoise(z, logsnr):
-    out = apply(
-      jnp.concatenate([z, z]), jnp.concatenate([logsnr, logsnr]), both
-    )
-    out = guidance.guide(out[:batch], out[batch:], guidance_weight)
+    out = apply(twice(z), twice(logsnr), both)
+    out = out.reshape(-1, 2, *out.shape[1:])
+    out = guidance.guide(out[:, 0], out[:, 1], guidance_weight)
     x_hat = process.to_x(stage.diffusion.prediction, out, z, logsnr)
     return guidance.threshold(
       x_hat, kind=stage.sample.threshold, percentile=stage.sample.percentile

@@ -6,6 +6,7 @@ opens no dataset and imports nothing but the standard library.
 
 import dataclasses
 import difflib
+import fnmatch
 import importlib.util
 import json
 import pathlib
@@ -43,6 +44,9 @@ class UNetConfig:
     text_attention: which levels attend over text tokens.
     stem_stride: stride of the first convolution; 1 in the paper. 2 keeps
       every layer off the full-resolution grid, which small nets live by.
+    coordinates: give the stem each pixel's place beside its colour; not in
+      the paper. A net of few layers learns too slowly from the padding where
+      in the picture it is.
     head_dim: channels of an attention head.
     attention_expansion: width of all heads joined over a level's channels.
     embed_dim: width of the time-and-text embedding.
@@ -58,6 +62,7 @@ class UNetConfig:
   self_attention: tuple[bool, ...] = (False, True, True, True)
   text_attention: tuple[bool, ...] = (False, True, True, True)
   stem_stride: int = 1
+  coordinates: bool = False
   head_dim: int = 64
   attention_expansion: int = 1
   embed_dim: int = 2048
@@ -436,14 +441,15 @@ class Config:
   train: TrainConfig = TrainConfig()
 
 
-# Fields that change how a run is watched or where it runs, not what it
-# computes: a resumed run may set them anew.
+# Fields, as patterns, that change how a run is watched, where it runs or where
+# its data lies, not what it computes: a resumed run may set them anew.
 RUNTIME_FIELDS = (
-  'mesh.',
+  'mesh.*',
   'text.store',
   'text.checkpoint',
   'text.vocabulary',
   'data.prefetch',
+  'data.tasks.*.path',
   'train.log_every',
   'train.checkpoint_every',
   'train.keep_checkpoints',
@@ -625,12 +631,19 @@ def from_json(text: str, cls=Config):
 
 
 def differences(old: Config, new: Config) -> list[str]:
-  """Returns 'field: old -> new' for every field that changes the results."""
+  """Returns 'field: old -> new' for every field that changes the results.
+
+  A field of a task goes by the task's name, as in `override`.
+  """
 
   def flatten(node, prefix=''):
     if isinstance(node, dict):
       for name, value in node.items():
         yield from flatten(value, f'{prefix}.{name}' if prefix else name)
+    elif prefix == 'data.tasks':
+      # Their order matters too: it decides which examples meet in a batch.
+      yield prefix, [task['name'] for task in node]
+      yield from flatten({task['name']: task for task in node}, prefix)
     else:
       yield prefix, node
 
@@ -639,5 +652,6 @@ def differences(old: Config, new: Config) -> list[str]:
   return [
     f'{path}: {was.get(path)!r} -> {now.get(path)!r}'
     for path in sorted({**was, **now})
-    if was.get(path) != now.get(path) and not path.startswith(RUNTIME_FIELDS)
+    if was.get(path) != now.get(path)
+    and not any(fnmatch.fnmatchcase(path, field) for field in RUNTIME_FIELDS)
   ]

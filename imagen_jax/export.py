@@ -62,18 +62,21 @@ def export_weights(
       f'--out {out} holds something else; accepted: a new folder, or one '
       'with an export, which is replaced'
     )
-  with checkpoint.Checkpointer(workdir) as checkpointer:
+  with checkpoint.Checkpointer(workdir, create=False) as checkpointer:
     steps = checkpointer.steps()
     step = step if step is not None else (steps[-1] if steps else None)
     if step not in steps:
       raise ValueError(
-        f'--workdir {workdir} has no checkpoint '
-        f'{"" if step is None else f"of step {step}"}; accepted: '
+        f'--workdir {workdir} has no checkpoint'
+        f'{"" if step is None else f" of step {step}"}; accepted: '
         f'{", ".join(map(str, steps)) or "a workdir that has one"}'
       )
     config = checkpointer.config(step)
     out.mkdir(parents=True, exist_ok=True)
     (out / MANIFEST_FILE).unlink(missing_ok=True)
+    # Next, as it marks the folder as one that an export may replace.
+    text = config_lib.to_json(config)
+    (out / CONFIG_FILE).write_text(text)
     for old in out.glob('weights-*.safetensors'):
       old.unlink()
     files = {}
@@ -88,8 +91,6 @@ def export_weights(
         'bytes': len(blob),
         'arrays': list(arrays),
       }
-  text = config_lib.to_json(config)
-  (out / CONFIG_FILE).write_text(text)
   manifest = {
     'imagen_jax': imagen_jax.__version__,
     'stage': config.stage.name,
@@ -98,7 +99,9 @@ def export_weights(
     'config_sha256': hashlib.sha256(text.encode()).hexdigest(),
     'files': files,
   }
-  (out / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + '\n')
+  beside = out / f'{MANIFEST_FILE}.tmp'
+  beside.write_text(json.dumps(manifest, indent=2) + '\n')
+  beside.replace(out / MANIFEST_FILE)
   return manifest
 
 

@@ -23,6 +23,7 @@ from imagen_jax.text import encoder as encoder_lib
 from imagen_jax.train import state as state_lib
 
 SAMPLES_FILE = 'samples.jsonl'
+_GRID_ROWS = 64
 
 
 class Cascade:
@@ -139,6 +140,9 @@ def generate(
     _with_sampling(export.load_weights(folder), steps and steps[i], sampler)
     for i, folder in enumerate(weights)
   ]
+  # Now, and not after an hour of sampling, does one learn that it cannot be.
+  out = epath.Path(out)
+  out.mkdir(parents=True, exist_ok=True)
   mesh = sharding.make_mesh(config.MeshConfig())
   draw = Cascade(stages, mesh)
   text_config = draw.text
@@ -156,7 +160,9 @@ def generate(
     for number in range(num)
     for column in range(len(guidance_weights))
   ]
-  pictures = []
+  # More rows than a person looks at make a file that nothing opens.
+  num_shown = min(len(todo), _GRID_ROWS * len(guidance_weights))
+  shown, lines = [], []
   with tqdm.tqdm(total=len(todo), desc='sample', unit='picture') as bar:
     for start in range(0, len(todo), batch_size):
       part = todo[start : start + batch_size]
@@ -169,9 +175,22 @@ def generate(
         np.array(guidance_weights, np.float32)[column].T,
       )
       x = np.asarray(jnp.round((x[: len(part)] + 1) * 127.5)).astype(np.uint8)
-      pictures += list(x)
+      for picture, (prompt, number, column) in zip(x, part):
+        line = {
+          'file': f'{prompt:05d}_{number:02d}_w{column}.png',
+          'prompt': prompts[prompt],
+          'guidance_weight': guidance_weights[column],
+          'seed': seed,
+          'number': number,
+        }
+        _write_png(out / line['file'], Image.fromarray(picture))
+        lines.append(json.dumps(line) + '\n')
+      shown += list(x[: num_shown - len(shown)])
       bar.update(len(part))
-  _write(epath.Path(out), pictures, todo, prompts, guidance_weights, seed)
+  (out / SAMPLES_FILE).write_text(''.join(lines))
+  labels = [prompts[prompt] for prompt, _, _ in todo[:num_shown]]
+  _write_png(out / 'grid.png', _grid(shown, labels, guidance_weights))
+  print(f'{len(todo)} pictures, {SAMPLES_FILE} and grid.png in {out}')
 
 
 def _keys(seed, prompts, numbers):
@@ -190,38 +209,18 @@ def _keys(seed, prompts, numbers):
   return jnp.stack([key(p, int(n)) for p, n in zip(prompts, numbers)])
 
 
-def _write(out, pictures, todo, prompts, guidance_weights, seed):
-  out.mkdir(parents=True, exist_ok=True)
-  lines = []
-  for picture, (prompt, number, column) in zip(pictures, todo):
-    name = f'{prompt:05d}_{number:02d}_w{column}.png'
-    with (out / name).open('wb') as file:
-      Image.fromarray(picture).save(file, 'PNG')
-    lines.append(
-      {
-        'file': name,
-        'prompt': prompts[prompt],
-        'guidance_weight': guidance_weights[column],
-        'seed': seed,
-        'number': number,
-      }
-    )
-  text = ''.join(json.dumps(line) + '\n' for line in lines)
-  (out / SAMPLES_FILE).write_text(text)
-  print(f'{len(pictures)} pictures, {SAMPLES_FILE} and grid.png in {out}')
-  columns = len(guidance_weights)
+def _write_png(path, image):
+  with path.open('wb') as file:
+    image.save(file, 'PNG')
+
+
+def _grid(pictures, labels, guidance_weights):
+  """A sheet of `pictures`, a column a guidance weight where there are some."""
+  if len(guidance_weights) == 1:
+    return grid.grid(pictures, labels, columns=min(8, len(pictures)))
   titles = [
+    # One number where all stages have the same.
     'guidance ' + ', '.join(f'{w:g}' for w in dict.fromkeys(weight))
     for weight in guidance_weights
   ]
-  # More rows than a person looks at make a file that nothing opens.
-  shown = min(len(pictures), 64 * columns)
-  labels = [prompts[prompt] for prompt, _, _ in todo[:shown]]
-  if columns == 1:
-    columns = min(8, shown)
-    titles = None
-  sheet = grid.grid(
-    pictures[:shown], labels, columns=columns, column_titles=titles
-  )
-  with (out / 'grid.png').open('wb') as file:
-    sheet.save(file, 'PNG')
+  return grid.grid(pictures, labels, columns=len(titles), column_titles=titles)

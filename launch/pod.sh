@@ -5,7 +5,8 @@
 #
 #   create             asks for the pod, and returns; `status` tells of it
 #   push               installs the committed tree on every host
-#   run CMD ARGS...    starts one command on every host, and returns
+#   run CMD ARGS...    starts one command on every host, and returns;
+#                      run --host N CMD ARGS... on host N alone
 #   status             the pod's state, and every host's: running, or its exit
 #   logs [N]           follows host N's log (0) until Ctrl-C; the job goes on
 #   stop               asks the job on every host to save and end (SIGTERM)
@@ -29,8 +30,8 @@
 #   bash launch/pod.sh logs
 # to resume, after `stop`, a crash or a new pod: the same `run` again; it goes
 # on from the newest checkpoint. Then
-#   bash launch/pod.sh run imagen-jax export --workdir "gs://$BUCKET/base64" \
-#     --out "gs://$BUCKET/exports/base64"
+#   bash launch/pod.sh run --host 0 imagen-jax export \
+#     --workdir "gs://$BUCKET/base64" --out "gs://$BUCKET/exports/base64"
 #   bash launch/pod.sh fetch "gs://$BUCKET/exports/base64" exports
 #   bash launch/pod.sh delete
 set -euo pipefail
@@ -151,8 +152,13 @@ tar -xzf imagen_jax.tar.gz -C imagen_jax && $host_script setup"
 }
 
 do_run() {
+  local which=all
+  if [[ ${1:-} == --host ]]; then
+    which=$(host_number "${2:-}")
+    shift $(($# < 2 ? $# : 2))
+  fi
   [[ $# -gt 0 ]] || fail 'run needs a command, such as: imagen-jax train ...'
-  on_hosts all "env$(typed "BUCKET=$BUCKET") $host_script start$(
+  on_hosts "$which" "env$(typed "BUCKET=$BUCKET") $host_script start$(
     typed "$@"
   )"
 }

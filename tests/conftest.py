@@ -8,8 +8,11 @@ import hashlib
 import os
 import pathlib
 import platform
+import tarfile
 
+import numpy as np
 import pytest
+import tokenizers
 
 
 def _compilation_cache():
@@ -55,3 +58,118 @@ def pytest_collection_modifyitems(items):
 def repo() -> pathlib.Path:
   """The checkout that the tests are part of."""
   return pathlib.Path(__file__).parent.parent
+
+
+# A run of the smallest size, as a newcomer's is: a TFDS dataset, a store of
+# embeddings, and config files for the command line.
+
+TINY_CONFIG = """
+from imagen_jax import config
+
+DATA, STORE, CHECKPOINT, VOCABULARY = {places}
+UNET = config.UNetConfig(
+  channels=(8,), num_res_blocks=(1,), self_attention=(False,),
+  text_attention=(True,), stem_stride=2, head_dim=8, embed_dim=16,
+  num_groups=4, remat=False, dtype='float32',
+)
+DIFFUSION = config.DiffusionConfig(prediction='v', loss='eps')
+SAMPLE = config.SampleConfig(sampler='ddim', num_steps=2, guidance_weight=2.0)
+BASE = config.StageConfig('tiny16', 16, None, UNET, DIFFUSION, SAMPLE)
+SR = config.StageConfig('tiny32', 32, 16, UNET, DIFFUSION, SAMPLE)
+ROWS = {{'base': BASE, 'sr': SR}}
+
+
+def get_config(row='base'):
+  return config.Config(
+    stage=ROWS[row],
+    text=config.TextConfig(
+      'minilm_l6', CHECKPOINT, VOCABULARY, max_length=6, embed_dim=8,
+      store=STORE,
+    ),
+    data=config.DataConfig(
+      tasks=(
+        config.TaskConfig('some', DATA, rate=2.0),
+        config.TaskConfig('same', DATA, rate=1.0),
+      ),
+      crop='random',
+    ),
+    optimizer=config.OptimizerConfig(
+      name='adam', learning_rate=0.01, warmup_steps=2, decay='cosine',
+    ),
+    train=config.TrainConfig(
+      batch_size=8, num_steps=8, ema_decay=0.9, log_every=2,
+      checkpoint_every=4, keep_checkpoints=3, sample_every=0, num_samples=8,
+    ),
+  )
+"""
+
+
+class TinyEncoder:
+  """Stands in for a text encoder: embeds a token as a fixed random row."""
+
+  row_multiple = 1
+
+  def __init__(self, text, mesh=None):
+    from imagen_jax.text import tokenizer
+
+    self.tokenizer = tokenizer.load(text)
+    self._max_length = text.max_length
+    table = np.random.default_rng(0).normal(size=(997, text.embed_dim))
+    self._table = table.astype(np.float32)
+
+  def encode_tokens(self, tokens, mask):
+    return self._table[tokens % len(self._table)] * mask[..., None]
+
+  def encode(self, captions):
+    from imagen_jax import structs
+
+    tokens, mask, _ = self.tokenizer(captions, self._max_length)
+    return structs.TextCond(self.encode_tokens(tokens, mask), mask)
+
+
+@pytest.fixture(scope='session')
+def tiny(tmp_path_factory):
+  """Config file of a run that takes seconds; `:base` and `:sr` are its rows."""
+  from imagen_jax import config
+  from imagen_jax.data import tasks
+  from imagen_jax.synthetic import build
+  from imagen_jax.text import identity
+  from imagen_jax.text import write_store
+
+  folder = tmp_path_factory.mktemp('tiny')
+  build.build(
+    'shapes', folder / 'shapes', num_examples=40, size=32, progress=False
+  )
+  golden = pathlib.Path(__file__).parent / 'data' / 't5x-tiny.tar.gz'
+  with tarfile.open(golden) as archive:
+    archive.extractall(folder, filter='data')
+  # As many entries as the vocabulary has whose place it takes.
+  model = tokenizers.models.WordLevel(
+    {f'word{i}': i for i in range(30522)}, unk_token='word0'
+  )
+  tokenizer = tokenizers.Tokenizer(model)
+  tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Split('', 'isolated')
+  tokenizer.save(str(folder / 'tokenizer.json'))
+  places = ('shapes', 'store', 't5x-tiny/t5_1_1', 'tokenizer.json')
+  file = folder / 'tiny.py'
+  places = tuple(str(folder / place) for place in places)
+  file.write_text(TINY_CONFIG.format(places=places))
+
+  cfg = config.load(str(file))
+  captions, _ = write_store.distinct(tasks.captions(cfg))
+  write_store.write(
+    places[1], captions, TinyEncoder(cfg.text), identity.of(cfg.text)
+  )
+  return str(file)
+
+
+@pytest.fixture(scope='session')
+def trained(tiny, tmp_path_factory):
+  """Workdir of the base run, trained to its end without a stop."""
+  from imagen_jax import config
+  from imagen_jax.train import loop
+
+  workdir = tmp_path_factory.mktemp('trained') / 'run'
+  cfg = config.override(config.load(tiny), ['train.sample_every=8'])
+  assert loop.train(cfg, str(workdir)) == loop.Outcome(8, None)
+  return workdir

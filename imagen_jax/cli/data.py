@@ -6,7 +6,7 @@ HELP = 'build a dataset, or look into one'
 
 
 def add_arguments(parser: argparse.ArgumentParser):
-  """Adds the sub-commands build and inspect."""
+  """Adds the sub-commands build, captions and inspect."""
   commands = parser.add_subparsers(
     dest='data_command', required=True, metavar='COMMAND'
   )
@@ -46,6 +46,27 @@ def add_arguments(parser: argparse.ArgumentParser):
   )
   build.add_argument(
     '--source', metavar='DIR', help='the folder of pictures, for folder'
+  )
+  captions = commands.add_parser(
+    'captions',
+    help='print captions of shapes or openmoji that their training sets lack',
+    formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+  )
+  captions.add_argument(
+    '--dataset', required=True, choices=('shapes', 'openmoji')
+  )
+  captions.add_argument(
+    '--num', type=int, default=100, metavar='N', help='how many'
+  )
+  captions.add_argument(
+    '--seed', type=int, default=0, metavar='N', help='of the choice'
+  )
+  captions.add_argument(
+    '--objects',
+    type=int,
+    default=64,
+    metavar='K',
+    help='how many different objects openmoji shows',
   )
   inspect = commands.add_parser(
     'inspect',
@@ -89,7 +110,23 @@ def main(args: argparse.Namespace) -> int:
   """
   if args.data_command == 'build':
     return _build(args)
+  if args.data_command == 'captions':
+    return _captions(args)
   return _inspect(args)
+
+
+def _captions(args):
+  from imagen_jax.synthetic import openmoji
+  from imagen_jax.synthetic import shapes
+
+  if args.dataset == 'shapes':
+    captions = shapes.heldout_captions(args.num, args.seed)
+  else:
+    names = openmoji.choose_objects(args.objects)
+    captions = openmoji.heldout_captions(args.num, args.seed, names)
+  for caption in captions:
+    print(caption)
+  return 0
 
 
 def _build(args):

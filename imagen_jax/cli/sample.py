@@ -1,14 +1,16 @@
 """The command `imagen-jax sample`."""
 
 import argparse
+import math
 import pathlib
 
 HELP = 'make pictures from captions with exported stages'
 
 _EPILOG = """\
-OUT gets one PNG a picture, samples.jsonl (file, prompt, guidance_weight, seed)
-and grid.png: a row a prompt, a column a guidance weight. A picture depends on
-the seed, its prompt's place and its number alone, not on the batch size.
+OUT gets one PNG a picture, samples.jsonl (file, prompt, guidance_weight, seed,
+number) and grid.png: a row a prompt, a column a guidance weight. A picture
+depends on the seed, its prompt's words and its number among the pictures of
+that prompt, not on the other prompts or the batch size.
 
 --guidance-weight and --steps take one number for all stages, or one a stage
 joined by commas: `--guidance-weight 7.5,4 --steps 256,128`. Several weights
@@ -123,9 +125,10 @@ def _per_stage(flag, text, kind, count):
     values = []
   if len(values) == 1:
     values *= count
-  if len(values) != count or any(value < (kind is int) for value in values):
+  least = 1 if kind is int else 0
+  if len(values) != count or not all(least <= v < math.inf for v in values):
     raise ValueError(
-      f'{flag} is {text!r}; accepted: one number for all of the {count} '
-      'stages, or one a stage joined by commas'
+      f'{flag} is {text!r}; accepted: one number, {least} or more, for all of '
+      f'the {count} stages, or one a stage joined by commas'
     )
   return values

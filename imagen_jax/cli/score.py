@@ -61,8 +61,14 @@ def main(args: argparse.Namespace) -> int:
       pictures[name] += 1
       if name == 'unscored':
         continue
-      with Image.open(folder / sample['file']) as image:
-        pixels = np.asarray(image.convert('RGB'))
+      try:
+        with Image.open(folder / sample['file']) as image:
+          pixels = np.asarray(image.convert('RGB'))
+      except OSError as error:
+        raise ValueError(
+          f'--samples {folder}: {sample["file"]} cannot be read ({error}); '
+          'accepted: the pictures that samples.jsonl lists'
+        ) from None
       verdict = checkers[name][1](pixels, sample['prompt'])
       for key, right in verdict.items():
         if right is not None:
@@ -96,7 +102,17 @@ def _samples(folder):
       f'--samples {folder} has no samples.jsonl; accepted: a folder that '
       '`imagen-jax sample` wrote'
     )
-  return [json.loads(line) for line in path.read_text().splitlines()]
+  samples = []
+  for number, line in enumerate(path.read_text().splitlines(), 1):
+    try:
+      sample = json.loads(line)
+      samples.append({name: sample[name] for name in ('file', 'prompt')})
+    except (ValueError, KeyError, TypeError):
+      raise ValueError(
+        f'--samples {folder}: line {number} of samples.jsonl is broken; '
+        'accepted: an object with file and prompt'
+      ) from None
+  return samples
 
 
 def _checker(checkers, caption):

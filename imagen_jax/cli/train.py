@@ -75,18 +75,27 @@ def main(args: argparse.Namespace) -> int:
     num_processes=args.num_processes,
     process_id=args.process_id,
   )
+  import jax
+
   from imagen_jax.train import loop
 
-  outcome = loop.train(
-    config, args.workdir, allow_config_change=args.allow_config_change
-  )
+  try:
+    outcome = loop.train(
+      config, args.workdir, allow_config_change=args.allow_config_change
+    )
+  except FloatingPointError as error:
+    print(f'imagen-jax: {error}', file=sys.stderr)
+    return 1
+  status = 0 if outcome.signal is None else 128 + outcome.signal
+  if jax.process_index() > 0:
+    return status  # One of a thousand hosts is enough to say so.
   if outcome.signal is None:
     print(f'trained to step {outcome.step}: {args.workdir}', file=sys.stderr)
-    return 0
-  again = shlex.join(['imagen-jax', *sys.argv[1:]])
-  print(
-    f'stopped by signal {int(outcome.signal)} and saved step {outcome.step};'
-    f' go on with: {again}',
-    file=sys.stderr,
-  )
-  return 128 + outcome.signal
+  else:
+    again = shlex.join(['imagen-jax', *sys.argv[1:]])
+    print(
+      f'stopped by signal {int(outcome.signal)} and saved step {outcome.step}; '
+      f'go on with: {again}',
+      file=sys.stderr,
+    )
+  return status

@@ -1,6 +1,9 @@
 """Classifier-free guidance, and thresholds that keep it in range."""
 
+import chex
 import jax.numpy as jnp
+
+from imagen_jax.diffusion import process
 
 
 def guide(cond, uncond, guidance_weight):
@@ -12,9 +15,11 @@ def guide(cond, uncond, guidance_weight):
     uncond: prediction without, [B, H, W, C].
     guidance_weight: 1 is no guidance, 0 is unconditional; a scalar or [B].
   """
+  chex.assert_equal_shape([cond, uncond])
   weight = jnp.asarray(guidance_weight, cond.dtype)
   if weight.ndim:
-    weight = weight.reshape((-1,) + (1,) * (cond.ndim - 1))
+    chex.assert_shape(weight, cond.shape[:1])
+    weight = process.broadcast(weight, cond)
   return uncond + weight * (cond - uncond)
 
 

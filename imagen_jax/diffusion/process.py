@@ -28,6 +28,7 @@ def diffuse(x, eps, logsnr):
     logsnr: [B].
   """
   chex.assert_equal_shape([x, eps])
+  chex.assert_shape(logsnr, x.shape[:1])
   alpha, sigma = alpha_sigma(broadcast(logsnr, x))
   return alpha * x + sigma * eps
 
@@ -40,7 +41,11 @@ def to_x(kind, out, z, logsnr):
     out: the prediction, [B, H, W, C].
     z: the noised image that it was made from, [B, H, W, C].
     logsnr: of `z`, [B].
+
+  Raises:
+    ValueError: for another kind.
   """
+  chex.assert_equal_shape([out, z])
   alpha, sigma = alpha_sigma(broadcast(logsnr, z))
   if kind == 'x':
     return out
@@ -54,8 +59,9 @@ def to_x(kind, out, z, logsnr):
 def from_x(kind, x, z, logsnr):
   """The prediction of `kind` that stands for clean image `x`.
 
-  The inverse of `to_x`; arguments alike.
+  The inverse of `to_x`; arguments and errors alike.
   """
+  chex.assert_equal_shape([x, z])
   alpha, sigma = alpha_sigma(broadcast(logsnr, z))
   if kind == 'x':
     return x

@@ -44,7 +44,8 @@ def sample(
     denoise: (z [B, *shape], logsnr [B]) -> x_hat [B, *shape], guided and
       thresholded.
     keys: one PRNG key an image, [B]: an image does not depend on the others
-      of its batch.
+      of its batch. Folded by step, so that two samplers of the same keys share
+      their first noise.
     shape: of one image, (H, W, C).
     schedule: t [N] -> log-SNR [N].
     num_steps: calls of `denoise`.
@@ -68,19 +69,23 @@ def sample(
   def per_image(logsnr):
     return jnp.full((batch,), logsnr)
 
-  def step(z, inputs):
+  def step(carry, inputs):
+    z, _ = carry
     index, logsnr_t, logsnr_s = inputs
     logsnr_t, logsnr_s = per_image(logsnr_t), per_image(logsnr_s)
     x_hat = denoise(z, logsnr_t)
     if sampler == 'ddim':
-      return ddim_step(x_hat, z, logsnr_t, logsnr_s), None
-    noise = normal(index)
-    return (
-      ancestral_step(x_hat, z, noise, logsnr_t, logsnr_s, gamma=gamma),
-      None,
-    )
+      z = ddim_step(x_hat, z, logsnr_t, logsnr_s)
+    else:
+      noise = normal(index)
+      z = ancestral_step(x_hat, z, noise, logsnr_t, logsnr_s, gamma=gamma)
+    return (z, x_hat), None
 
+  # The last step's z is dropped: it costs less than to compile the network a
+  # second time, outside of the scan.
   logsnr = schedule(jnp.linspace(1.0, 0.0, num_steps + 1))
-  index = jnp.arange(1, num_steps)
-  z, _ = jax.lax.scan(step, normal(0), (index, logsnr[:-2], logsnr[1:-1]))
-  return denoise(z, per_image(logsnr[-2]))
+  index = jnp.arange(1, num_steps + 1)
+  z = normal(0)
+  inputs = (index, logsnr[:-1], logsnr[1:])
+  (_, x_hat), _ = jax.lax.scan(step, (z, jnp.zeros_like(z)), inputs)
+  return x_hat

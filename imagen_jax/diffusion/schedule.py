@@ -17,11 +17,16 @@ def cosine(t, *, logsnr_min=-20.0, logsnr_max=20.0):
     Log-SNR of the shape of `t`, falling as `t` grows.
 
   Improved DDPM (arXiv:2102.09672) without its offset s, which the Imagen
-  paper does not give. Time is clipped rather than the result: tan(pi/2) is
-  negative in float32.
+  paper does not give. Time is clipped rather than the result, so that
+  gradients are finite.
   """
   t = jnp.clip(t, time_of_cosine(logsnr_max), time_of_cosine(logsnr_min))
-  return -2 * jnp.log(jnp.tan(0.5 * math.pi * t))
+  # 1 - t has a floor of its own: float32 cannot tell the last times from 1.
+  rest = jnp.maximum(1 - t, time_of_cosine(-logsnr_min))
+  # The sine of 1 - t stands for the cosine of t, which loses all digits, even
+  # its sign, near t = 1.
+  quarter = 0.5 * math.pi
+  return 2 * (jnp.log(jnp.sin(quarter * rest)) - jnp.log(jnp.sin(quarter * t)))
 
 
 def time_of_cosine(logsnr: float) -> float:
@@ -36,8 +41,11 @@ def linear(t, *, logsnr_min=-20.0, logsnr_max=20.0):
   made continuous: log-SNR = -log(expm1(0.1 t + 9.95 t^2)); about -10.05 at
   t = 1. Arguments and result as of `cosine`.
   """
-  logsnr = -jnp.log(jnp.expm1(0.1 * t + 9.95 * t**2))
-  return jnp.clip(logsnr, logsnr_min, logsnr_max)
+  integral = 0.1 * t + 9.95 * t**2
+  # Clipped before the log, which has no gradient at t = 0.
+  softplus = lambda logsnr: math.log1p(math.exp(logsnr))
+  integral = jnp.clip(integral, softplus(-logsnr_max), softplus(-logsnr_min))
+  return -jnp.log(jnp.expm1(integral))
 
 
 SCHEDULES = {'cosine': cosine, 'linear': linear}

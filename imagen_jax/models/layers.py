@@ -62,8 +62,17 @@ def upsample(x):
   return x.repeat(2, axis=1).repeat(2, axis=2)
 
 
+def with_coordinates(x):
+  """[B, H, W, C] with row and column, from -1 to 1, as two more channels."""
+  batch, height, width, _ = x.shape
+  rows, columns = jnp.linspace(-1, 1, height), jnp.linspace(-1, 1, width)
+  places = jnp.stack(jnp.meshgrid(rows, columns, indexing='ij'), axis=-1)
+  places = jnp.broadcast_to(places, (batch, height, width, 2))
+  return jnp.concatenate([x, places.astype(x.dtype)], axis=-1)
+
+
 def embed_logsnr(logsnr, dim):
-  """Sinusoidal embedding of a log-SNR [B], [B, dim], float32.
+  """Sinusoidal embedding of a log-SNR [B], [B, dim], float32; `dim` even.
 
   The log-SNR is first mapped to [0, 1] by 2/pi arctan(exp(-logsnr / 2)), which
   is the time of the cosine schedule; the paper does not state its embedding.
@@ -71,7 +80,7 @@ def embed_logsnr(logsnr, dim):
   u = 2 / math.pi * jnp.arctan(jnp.exp(-0.5 * jnp.clip(logsnr, -20, 20)))
   half = dim // 2
   freqs = jnp.exp(-math.log(10_000) * jnp.arange(half) / (half - 1))
-  angles = 1000 * u[:, None] * freqs
+  angles = 1000 * u[:, None] * freqs[None]
   return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
@@ -86,7 +95,7 @@ class LevelEmbedding(nn.Module):
 
   @nn.compact
   def __call__(self, logsnr):
-    h = embed_logsnr(logsnr, max(self.dim // 4, 32)).astype(self.dtype)
+    h = embed_logsnr(logsnr, 2 * max(self.dim // 8, 16)).astype(self.dtype)
     h = dense(self.dim, dtype=self.dtype, name='hidden')(h)
     return dense(self.dim, dtype=self.dtype, name='out')(nn.swish(h))
 
@@ -96,7 +105,7 @@ class TextPool(nn.Module):
 
   The query is the mean token plus a learned vector. LayerNorm before and
   after, which the paper found to help. Maps embed [B, L, D] and mask [B, L]
-  to [B, dim]; a caption without a real token gives the bias of the last layer.
+  to [B, dim]; every caption without a real token gives the same vector.
   """
 
   dim: int
@@ -113,13 +122,13 @@ class TextPool(nn.Module):
     mean = mean / jnp.maximum(real.sum(1, keepdims=True), 1)
     offset = self.param(
       'query', nn.initializers.normal(0.02), (tokens.shape[-1],)
-    )
+    ).astype(self.dtype)
     split = lambda x: x.reshape(*x.shape[:-1], heads, self.head_dim)
     project = functools.partial(
       dense, width, dtype=self.dtype, use_bias=False, out='heads'
     )
     pooled = jax.nn.dot_product_attention(
-      split(project(name='to_query')(mean + offset.astype(self.dtype))),
+      split(project(name='to_query')(mean + offset[None, None])),
       split(project(name='to_key')(tokens)),
       split(project(name='to_value')(tokens)),
       mask=mask[:, None, None, :],

@@ -38,9 +38,16 @@ class UNet(nn.Module):
       aug = layers.LevelEmbedding(unet.embed_dim, dtype, name='aug')
       emb = emb + aug(cond.aug_logsnr)
       z = jnp.concatenate([z, cond.lowres], axis=-1)
+    if unet.coordinates:
+      z = layers.with_coordinates(z)
 
     stem = layers.conv(
-      unet.channels[0], stride=unet.stem_stride, dtype=dtype, name='stem'
+      unet.channels[0],
+      stride=unet.stem_stride,
+      # Wide enough that its windows overlap: none of the picture is lost.
+      size=max(3, 2 * unet.stem_stride - 1),
+      dtype=dtype,
+      name='stem',
     )
     body = base_body if unet.design == 'base' else efficient_body
     h = body(unet, stem(z.astype(dtype)), emb, text, mask, deterministic)

@@ -10,6 +10,8 @@ import orbax.checkpoint as ocp
 from imagen_jax import config
 from imagen_jax.train import state as state_lib
 
+_SLICE_BYTES = 1 << 20
+
 
 class Checkpointer:
   """Checkpoints of one run, in `WORKDIR/checkpoints`.
@@ -21,9 +23,12 @@ class Checkpointer:
   Args:
     workdir: of the run; local or a bucket.
     keep: how many checkpoints are kept; None keeps all.
+    create: make the workdir where there is none.
   """
 
-  def __init__(self, workdir: str, *, keep: int | None = None):
+  def __init__(
+    self, workdir: str, *, keep: int | None = None, create: bool = True
+  ):
     # Orbax asks for absolute paths, which buckets have anyway.
     path = epath.Path(workdir)
     if '://' not in str(workdir):
@@ -31,9 +36,13 @@ class Checkpointer:
     self._manager = ocp.CheckpointManager(
       path / 'checkpoints',
       options=ocp.CheckpointManagerOptions(
-        max_to_keep=keep, enable_async_checkpointing=True
+        max_to_keep=keep, enable_async_checkpointing=True, create=create
       ),
-      item_names=('state', 'data', 'config'),
+      item_handlers={
+        'state': _state_handler(),
+        'data': ocp.JsonCheckpointHandler(),
+        'config': ocp.JsonCheckpointHandler(),
+      },
     )
 
   def __enter__(self):
@@ -55,8 +64,11 @@ class Checkpointer:
     """Starts to save `state` and the loader's position `data` at its step."""
     self._manager.save(
       int(state.step),
+      # When to save is the loop's business. Unforced, Orbax may leave a save
+      # out in silence, as when the one before it is still being written.
+      force=True,
       args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state),
+        state=ocp.args.PyTreeSave(state),
         data=ocp.args.JsonSave(data),
         config=ocp.args.JsonSave({'json': config.to_json(cfg)}),
       ),
@@ -70,7 +82,10 @@ class Checkpointer:
     restored = self._manager.restore(
       step,
       args=ocp.args.Composite(
-        state=ocp.args.StandardRestore(abstract),
+        state=ocp.args.PyTreeRestore(
+          abstract,
+          restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+        ),
         data=ocp.args.JsonRestore(),
       ),
     )
@@ -118,6 +133,23 @@ class Checkpointer:
     )
     leaves = jax.tree.leaves_with_path(restored.state['ema_params'])
     return {_name(path): leaf for path, leaf in leaves}
+
+
+def _state_handler():
+  """Reads and writes a pytree of arrays.
+
+  Where devices hold copies of an array, each writes a slice of it. To cut the
+  slices is a computation for each array and device, during which training
+  waits: it pays for large arrays alone.
+  """
+  arrays = ocp.type_handlers.ArrayHandler(
+    min_slice_bytes_for_replica_parallel=_SLICE_BYTES
+  )
+  return ocp.PyTreeCheckpointHandler(
+    type_handler_registry=ocp.type_handlers.create_type_handler_registry(
+      (jax.Array, arrays), (np.ndarray, ocp.type_handlers.NumpyHandler())
+    )
+  )
 
 
 def _name(path):

@@ -1,7 +1,6 @@
 """The training loop, for any stage, from the first step or a checkpoint."""
 
 import dataclasses
-import math
 
 from etils import epath
 import jax
@@ -49,7 +48,9 @@ def train(
   Raises:
     ValueError: where the config does not fit the machine, the data, the store
       or the checkpoint; before the first step.
-    FloatingPointError: where the loss is no longer finite.
+    FloatingPointError: where a loss or gradient is not finite, before the
+      next line of metrics or checkpoint is written.
+    OSError: where the workdir cannot be written.
   """
   first_host = jax.process_index() == 0
   mesh = sharding.make_mesh(config.mesh)
@@ -99,10 +100,6 @@ def train(
       saved, waited = start_step, 0.0
       previous = None
 
-      def save():
-        position = {'loader': loader.state(), 'interval': interval.state()}
-        checkpointer.save(state, position, config)
-
       for step in range(start_step + 1, config.train.num_steps + 1):
         batch = sharding.put_batch(_to_batch(next(loader)), mesh)
         with jax.transfer_guard('disallow'):
@@ -114,15 +111,11 @@ def train(
         writer.advance()
 
         if _is_time(step, config.train.log_every, config):
+          _check_finite(interval, step, saved)
           values = interval.flush()
           values['data_wait_seconds'] = loader.wait_seconds - waited
           values['bad_records'] = _num_bad(loader)
           waited = loader.wait_seconds
-          if not math.isfinite(values['loss']):
-            raise FloatingPointError(
-              f'the loss is {values["loss"]} in the interval that ends with '
-              f'step {step}; the last checkpoint is of step {saved}'
-            )
           writer.write(step, values)
         if sampler and _is_time(step, config.train.sample_every, config):
           samples = sampler.draw(state.ema_params)
@@ -131,7 +124,11 @@ def train(
             writer.image(step, 'samples', *sampler.write(path, samples))
         signal = stopper.should_stop(step)
         if signal or _is_time(step, config.train.checkpoint_every, config):
-          save()
+          # A state that is past mending must not displace a good one.
+          _check_finite(interval, step, saved)
+          writer.flush()
+          position = {'loader': loader.state(), 'interval': interval.state()}
+          checkpointer.save(state, position, config)
           saved = step
         if signal and step < config.train.num_steps:
           return Outcome(step, signal)
@@ -143,6 +140,17 @@ def train(
 def _is_time(step, every, config):
   """Whether something done every so many steps, and at the end, is due."""
   return step % every == 0 or step == config.train.num_steps
+
+
+def _check_finite(interval, step, saved):
+  """Raises FloatingPointError where a step since the last check went wrong."""
+  bad = interval.first_bad()
+  if bad:
+    ago, name, value = bad
+    raise FloatingPointError(
+      f'{name} is {value} at step {step - ago}, in the interval that ends with '
+      f'step {step}; the last checkpoint is of step {saved}'
+    )
 
 
 def _num_bad(loader):

@@ -36,10 +36,7 @@ class MetricWriter:
     workdir = epath.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     self._path = workdir / METRICS_FILE
-    self._lines = _lines_until(self._path, start_step)
-    # Written anew, not appended to: the last line may have been cut short.
-    self._path.write_text(''.join(self._lines))
-    self._file = self._path.open('a')
+    _cut_after(self._path, start_step)
     self._events = event_file_writer.EventFileWriter(
       str(workdir / 'tensorboard')
     )
@@ -67,8 +64,16 @@ class MetricWriter:
   def __exit__(self, *_):
     if self._enabled:
       self._bar.close()
-      self._file.close()
       self._events.close()
+
+  def flush(self):
+    """Returns when all that was written would survive the process.
+
+    To be called before a checkpoint: a run that resumes from it does not write
+    again what came before.
+    """
+    if self._enabled:
+      self._events.flush()
 
   def advance(self):
     """Counts one finished step on the progress bar."""
@@ -86,8 +91,9 @@ class MetricWriter:
       return
     # JSON has no NaN: a bucket that drew no example is left out.
     values = {k: float(v) for k, v in values.items() if not math.isnan(v)}
-    self._file.write(json.dumps({'step': step, **values}) + '\n')
-    self._file.flush()
+    # Opened for each line: an object in a bucket is written by being closed.
+    with self._path.open('a') as file:
+      file.write(json.dumps({'step': step, **values}) + '\n')
     summary = summary_pb2.Summary(
       value=[
         summary_pb2.Summary.Value(tag=name, simple_value=value)
@@ -114,18 +120,21 @@ class MetricWriter:
     )
 
 
-def _lines_until(path, step):
-  """Whole lines of a metrics file up to and with `step`."""
+def _cut_after(path, step):
+  """Leaves the whole lines of a metrics file up to and with `step`."""
   if not path.exists():
-    return []
+    return
   kept = []
   for line in path.read_text().splitlines(keepends=True):
     try:
       if line.endswith('\n') and json.loads(line)['step'] <= step:
         kept.append(line)
     except json.JSONDecodeError:
-      continue
-  return kept
+      continue  # The process was killed while it wrote this one.
+  # Whole under another name first: this process may be killed as well.
+  beside = path.with_name(path.name + '.tmp')
+  beside.write_text(''.join(kept))
+  beside.replace(path)
 
 
 class Interval:
@@ -156,6 +165,20 @@ class Interval:
       for metrics in self._steps
     ]
     return list(self._steps)
+
+  def first_bad(self) -> tuple[int, str, float] | None:
+    """The first step kept whose loss or gradient is not finite, or None.
+
+    Returns:
+      How many steps before the last one it is, the metric's name and value.
+    """
+    steps = self.state()
+    for ago in reversed(range(len(steps))):
+      for name in ('loss', 'grad_norm'):
+        value = steps[-1 - ago][name]
+        if not math.isfinite(value):
+          return ago, name, value
+    return None
 
   def flush(self) -> dict[str, float]:
     """Means of what was kept, which is then forgotten; adds the rate.

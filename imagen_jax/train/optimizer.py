@@ -18,6 +18,8 @@ def learning_rate(config: config.Config) -> optax.Schedule:
   else:
     steps = max(config.train.num_steps - opt.warmup_steps, 1)
     tail = optax.cosine_decay_schedule(opt.learning_rate, steps)
+  if not opt.warmup_steps:
+    return tail
   warmup = optax.linear_schedule(0, opt.learning_rate, opt.warmup_steps)
   return optax.join_schedules([warmup, tail], [opt.warmup_steps])
 

@@ -37,6 +37,9 @@ class Stopper:
     if self._signal == number == signal.SIGINT:
       raise KeyboardInterrupt  # Asked twice: now.
     self._signal = number
+    if number == signal.SIGINT:
+      # Not by print, which a handler may not interrupt itself in.
+      os.write(2, b'\nstopping after this step; Ctrl-C again stops at once\n')
 
   def _pass_on(self, *_):
     os.kill(os.getpid(), signal.SIGTERM)

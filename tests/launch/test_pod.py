@@ -199,6 +199,17 @@ def test_settings_are_printed(pod):
     assert f'{name}={value}\n' in output
 
 
+def test_run_on_one_host(pod):
+  _, _, (call,) = pod('run', '--host', '0', 'imagen-jax', 'export')
+  assert call[:-1] == [*SSH, '--worker=0']
+  assert call[-1].endswith('start imagen-jax export')
+
+  status, output, calls = pod('run', '--host', 'first', 'imagen-jax')
+  assert status != 0
+  assert "host is 'first'; accepted: 0, 1" in output
+  assert calls == []
+
+
 def test_run_keeps_every_argument_as_it_was(pod):
   argument = 'a cat\'s "hat" $HOME `x` \\ *;&\nand a line'
   words = ['imagen-jax', 'sample', '--prompt', argument, '', 'é']
@@ -328,5 +339,5 @@ def test_help_tells_how_to_train_the_base_stage(pod, words):
   for word in ('create', 'push', 'status', 'logs', 'stop', 'fetch', 'delete'):
     assert f'\n  {word} ' in output
   assert 'run imagen-jax train --config configs/base64.py' in output
-  assert 'run imagen-jax export' in output
+  assert 'run --host 0 imagen-jax export' in output
   assert '\nset -' not in output

@@ -1,0 +1,86 @@
+"""Noise schedules: known values, ends, gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from imagen_jax.diffusion import schedule
+
+BOTH = pytest.mark.parametrize('name', schedule.SCHEDULES)
+
+
+def test_cosine_values():
+  found = schedule.cosine(jnp.array([0.25, 0.5, 0.75]))
+  np.testing.assert_allclose(found, [1.7627, 0, -1.7627], atol=5e-5)
+
+
+def test_cosine_is_its_formula():
+  t = np.linspace(0.001, 0.999, 101)
+  expected = -2 * np.log(np.tan(0.5 * np.pi * t))
+  found = schedule.cosine(jnp.asarray(t, jnp.float32))
+  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_linear_values():
+  t = jnp.array([0.001, 0.1, 0.25, 0.5, 0.75, 1.0])
+  expected = [9.115, 2.157, 0.095, -2.455, -5.668, -10.050]
+  np.testing.assert_allclose(schedule.linear(t), expected, atol=1e-3)
+
+
+def test_linear_is_ddpms_thousand_steps():
+  beta = np.linspace(1e-4, 0.02, 1000)
+  kept = np.cumprod(1 - beta)
+  n = np.array([100, 250, 500, 750, 1000])
+  discrete = np.log(kept / (1 - kept))[n - 1]
+  continuous = schedule.linear(jnp.asarray(n / 1000, jnp.float32))
+  np.testing.assert_allclose(continuous, discrete, atol=0.07)
+
+
+@BOTH
+def test_falls_all_the_way(name):
+  found = np.asarray(schedule.SCHEDULES[name](jnp.linspace(0.001, 1.0, 999)))
+  assert np.all(np.diff(found) < 0)
+
+
+# Bounds far beyond float32's sense of a time near 1, and narrow ones.
+@BOTH
+@pytest.mark.parametrize('bound', [4.0, 20.0, 40.0])
+def test_ends_are_the_bounds(name, bound):
+  function = schedule.SCHEDULES[name]
+  found = function(jnp.array([0.0, 1.0]), logsnr_min=-bound, logsnr_max=bound)
+  lowest = max(-bound, -10.05) if name == 'linear' else -bound
+  np.testing.assert_allclose(found, [bound, lowest], atol=2e-3)
+
+
+def test_bounds_need_not_be_symmetric():
+  t = jnp.array([0.0, 0.5, 1.0])
+  found = schedule.cosine(t, logsnr_min=-3.0, logsnr_max=12.0)
+  np.testing.assert_allclose(found, [12, 0, -3], atol=1e-4)
+  found = schedule.linear(t, logsnr_min=-3.0, logsnr_max=12.0)
+  np.testing.assert_allclose(found, [12, -2.4552, -3], atol=1e-4)
+
+
+@BOTH
+@pytest.mark.parametrize('bound', [4.0, 20.0, 40.0])
+def test_gradients_are_finite(name, bound):
+  function = lambda t: schedule.SCHEDULES[name](
+    t, logsnr_min=-bound, logsnr_max=bound
+  )
+  t = jnp.array([0.0, 1e-9, 1e-3, 0.5, 0.999, 1.0])
+  slope = jax.vmap(jax.grad(function))(t)
+  assert np.all(np.isfinite(slope)) and np.all(slope < 1e-6)
+  assert slope[3] < -1
+
+
+def test_symmetry_of_the_cosine():
+  t = jnp.linspace(0.0, 1.0, 65)
+  np.testing.assert_allclose(
+    schedule.cosine(t), -schedule.cosine(1 - t), atol=5e-3
+  )
+
+
+def test_time_of_cosine_inverts_it():
+  for logsnr in (-15.0, -1.0, 0.0, 6.5, 18.0):
+    t = schedule.time_of_cosine(logsnr)
+    assert schedule.cosine(jnp.float32(t)) == pytest.approx(logsnr, abs=2e-3)

@@ -1,0 +1,311 @@
+"""The U-Nets' layers, one at a time."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from imagen_jax import sharding
+from imagen_jax.diffusion import schedule
+from imagen_jax.models import layers
+
+F32 = jnp.float32
+SHAPE = (2, 4, 4, 8)
+
+
+def normal(seed, shape=SHAPE):
+  return jax.random.normal(jax.random.key(seed), shape)
+
+
+def shaken(module, *inputs):
+  """Parameters none of which is at its initial zero or one."""
+  init = jax.jit(lambda *args: module.init(jax.random.key(0), *args))
+  params = sharding.unbox(init(*inputs)['params'])
+  leaves, tree = jax.tree.flatten(params)
+  keys = jax.random.split(jax.random.key(1), len(leaves))
+  leaves = [
+    x + 0.3 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys)
+  ]
+  return {'params': jax.tree.unflatten(tree, leaves)}
+
+
+def test_depth_to_space_lays_channels_out_in_rows():
+  x = jnp.arange(4.0).reshape(1, 1, 1, 4)
+  expected = jnp.array([[0.0, 1.0], [2.0, 3.0]]).reshape(1, 2, 2, 1)
+  np.testing.assert_array_equal(layers.depth_to_space(x, 2), expected)
+
+
+def test_depth_to_space_keeps_neighbours_together():
+  x = jnp.arange(2 * 3 * 3 * 8.0).reshape(2, 3, 3, 8)
+  y = np.asarray(layers.depth_to_space(x, 2))
+  assert y.shape == (2, 6, 6, 2)
+  for row, column, part in np.ndindex(3, 3, 4):
+    np.testing.assert_array_equal(
+      y[:, 2 * row + part // 2, 2 * column + part % 2],
+      x[:, row, column, 2 * part : 2 * part + 2],
+    )
+
+
+def test_downsample_is_the_mean_and_upsample_its_inverse():
+  x = normal(0)
+  half = layers.downsample(x)
+  np.testing.assert_allclose(
+    half[:, 1, 0], x[:, 2:4, 0:2].mean((1, 2)), rtol=1e-5, atol=1e-6
+  )
+  np.testing.assert_allclose(
+    layers.downsample(layers.upsample(x)), x, rtol=1e-6
+  )
+  twice = layers.upsample(x)
+  np.testing.assert_array_equal(twice[:, 2:4, 6:8, 0].std((1, 2)), np.zeros(2))
+
+
+def test_embed_logsnr_is_of_cosine_time():
+  t = jnp.linspace(0.0, 1.0, 21)
+  found = layers.embed_logsnr(schedule.cosine(t), 6)
+  assert found.shape == (21, 6) and found.dtype == F32
+  angles = 1000 * np.float64(t)[:, None] * np.array([1.0, 1e-2, 1e-4])
+  expected = np.concatenate([np.sin(angles), np.cos(angles)], 1)
+  np.testing.assert_allclose(found[1:-1], expected[1:-1], atol=2e-3)
+
+
+def test_embed_logsnr_tells_levels_apart():
+  # Beyond the bounds all are one.
+  logsnr = jnp.array([-90.0, -20.0, -12.0, -6.0, 0.0, 6.0, 12.0, 20.0, 90.0])
+  found = np.asarray(layers.embed_logsnr(logsnr, 64))
+  apart = np.linalg.norm(found[1:] - found[:-1], axis=1)
+  np.testing.assert_array_equal(apart[[0, -1]], 0)
+  assert np.all(apart[1:-1] > 0.05)
+
+
+@pytest.mark.parametrize('dim', [8, 132])
+def test_level_embedding_takes_any_width(dim):
+  module = layers.LevelEmbedding(dim, F32)
+  logsnr = jnp.array([-20.0, 1.0])
+  found = module.apply(shaken(module, logsnr), logsnr)
+  assert found.shape == (2, dim)
+
+
+def text(mask):
+  embed = normal(2, (2, 5, 6)) * mask[..., None]
+  return embed, mask
+
+
+PREFIX = jnp.array([[1, 1, 1, 0, 0], [1, 0, 0, 0, 0]], bool)
+
+
+@pytest.fixture(scope='module')
+def pool():
+  module = layers.TextPool(12, 4, F32)
+  params = shaken(module, *text(PREFIX))
+  return jax.jit(functools.partial(module.apply, params))
+
+
+def test_text_pool_ignores_what_is_masked(pool):
+  embed, mask = text(PREFIX)
+  found = pool(embed, mask)
+  assert found.shape == (2, 12)
+  noisy = jnp.where(mask[..., None], embed, 100.0)
+  np.testing.assert_allclose(pool(noisy, mask), found, rtol=1e-5)
+  # And nothing else.
+  changed = pool(embed.at[0, 2].add(1.0), mask)
+  assert np.abs(changed - found)[0].max() > 1e-3
+  np.testing.assert_allclose(changed[1], found[1], rtol=1e-6)
+
+
+def test_text_pool_of_one_token_is_its_value(pool):
+  """Attention over one token has nothing to weigh."""
+  embed, mask = text(PREFIX)
+  once = pool(embed[:, :1], mask[:, :1])
+  repeated = pool(jnp.repeat(embed[:, :1], 5, 1), jnp.ones_like(mask))
+  np.testing.assert_allclose(once, repeated, rtol=1e-4, atol=1e-5)
+
+
+def test_text_pool_of_nothing_is_the_same_for_every_caption(pool):
+  mask = jnp.zeros((2, 5), bool)
+  found = pool(*text(mask))
+  assert np.all(np.isfinite(found))
+  np.testing.assert_array_equal(found[0], found[1])
+  slope = jax.grad(lambda embed: pool(embed, mask).sum())(text(mask)[0])
+  np.testing.assert_array_equal(slope, np.zeros((2, 5, 6)))
+
+
+def block(**options):
+  options = {'dim': 8, 'num_groups': 4, 'scale': 0.5, 'dtype': F32} | options
+  return layers.ResBlock(**options)
+
+
+@pytest.mark.parametrize('resample, size', [(None, 4), ('down', 2), ('up', 8)])
+@pytest.mark.parametrize('dim', [8, 12])
+def test_res_block_shapes(resample, size, dim):
+  module = block(resample=resample, dim=dim)
+  inputs = normal(3), normal(4, (2, 6))
+  found = module.apply(shaken(module, *inputs), *inputs)
+  assert found.shape == (2, size, size, dim)
+
+
+@pytest.mark.parametrize('resample', [None, 'down', 'up'])
+def test_res_block_starts_as_its_shortcut(resample):
+  """Its last convolution is zero at first."""
+  module = block(resample=resample, scale=0.7)
+  x, emb = normal(3), normal(4, (2, 6))
+  params = jax.jit(module.init)(jax.random.key(0), x, emb)
+  resize = {None: lambda y: y, 'down': layers.downsample, 'up': layers.upsample}
+  expected = 0.7 * resize[resample](x)
+  found = module.apply(sharding.unbox(params), x, emb)
+  np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_res_block_is_the_papers():
+  """Norm, swish, conv, norm, scale and shift, swish, conv, by hand."""
+  module = block()
+  x, emb = normal(3), normal(4, (2, 6))
+  variables = shaken(module, x, emb)
+  p = variables['params']
+
+  def norm(h, params):
+    h = h.reshape(2, 16, 4, 2)
+    h = (h - h.mean((1, 3), keepdims=True)) / h.std((1, 3), keepdims=True)
+    h = h.reshape(SHAPE)
+    return (
+      h * params['scale'][None, None, None] + params['bias'][None, None, None]
+    )
+
+  def conv(h, params):
+    h = jax.lax.conv_general_dilated(
+      h,
+      params['kernel'],
+      (1, 1),
+      'SAME',
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    )
+    return h + params['bias'][None, None, None]
+
+  swish = lambda h: h / (1 + jnp.exp(-h))
+  film = swish(emb) @ p['modulation']['kernel'] + p['modulation']['bias'][None]
+  scale, shift = film[:, None, None, :8], film[:, None, None, 8:]
+  h = conv(swish(norm(x, p['norm_in'])), p['conv_in'])
+  h = norm(h, p['norm_out']) * (1 + scale) + shift
+  expected = 0.5 * (x + conv(swish(h), p['conv_out']))
+  found = module.apply(variables, x, emb)
+  np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_dropout_is_off_where_deterministic():
+  module = block(dropout=0.5)
+  x, emb = normal(3), normal(4, (2, 6))
+  params = shaken(module, x, emb)
+  run = functools.partial(module.apply, params, x, emb)
+  first, second = jax.random.split(jax.random.key(5))
+  dropped = run(False, rngs={'dropout': first})
+  assert np.abs(dropped - run(False, rngs={'dropout': second})).max() > 1e-2
+  np.testing.assert_array_equal(run(True), run())
+  np.testing.assert_allclose(run(), block().apply(params, x, emb), rtol=1e-6)
+
+
+def attention(over_pixels, over_text, **options):
+  return layers.Attention(
+    over_pixels=over_pixels,
+    over_text=over_text,
+    num_groups=4,
+    dtype=F32,
+    **{'head_dim': 4, 'expansion': 1, 'scale': 0.5} | options,
+  )
+
+
+WAYS = [(True, False), (False, True), (True, True)]
+
+
+@pytest.mark.parametrize('way', WAYS)
+def test_attention_starts_as_its_shortcut(way):
+  module = attention(*way, scale=0.7)
+  x = normal(6)
+  params = jax.jit(module.init)(jax.random.key(0), x, *text(PREFIX))
+  found = module.apply(sharding.unbox(params), x, *text(PREFIX))
+  np.testing.assert_allclose(found, 0.7 * x, rtol=1e-6)
+
+
+@pytest.mark.parametrize('way', WAYS)
+def test_attention_sees_what_it_should(way):
+  over_pixels, over_text = way
+  module = attention(*way)
+  x = normal(6)
+  embed, mask = text(PREFIX)
+  run = functools.partial(module.apply, shaken(module, x, embed, mask))
+  found = run(x, embed, mask)
+
+  noisy = jnp.where(mask[..., None], embed, 100.0)
+  np.testing.assert_allclose(run(x, noisy, mask), found, rtol=1e-4, atol=1e-5)
+
+  moved = run(x, embed.at[0, 1].add(1.0), mask) - found
+  assert (np.abs(moved[0]).max() > 1e-3) == over_text
+  np.testing.assert_array_equal(moved[1], np.zeros(SHAPE[1:]))
+
+  # Swapping two pixels shows in the others only through GroupNorm, which does
+  # not know of order; and in attention over pixels neither.
+  swapped = x.at[:, 0, 0].set(x[:, 3, 3]).at[:, 3, 3].set(x[:, 0, 0])
+  np.testing.assert_allclose(
+    run(swapped, embed, mask)[:, 1], found[:, 1], rtol=1e-3, atol=1e-4
+  )
+  # Two that are mixed with their group's statistics kept: a pixel's channels
+  # exchanged within a group change its key, so what others see.
+  mixed = x.at[:, 0, 0].set(x[:, 0, 0, jnp.array([1, 0, 3, 2, 5, 4, 7, 6])])
+  seen = np.abs(run(mixed, embed, mask) - found)[:, 1].max()
+  assert (seen > 1e-4) == over_pixels
+
+
+def test_attention_over_both_is_one_softmax():
+  """By hand, in NumPy: pixels' and tokens' keys side by side."""
+  module = attention(True, True, expansion=2)
+  x = normal(6)
+  embed, mask = text(PREFIX)
+  variables = shaken(module, x, embed, mask)
+  p = jax.tree.map(lambda a: np.asarray(a, np.float64), variables['params'])
+  x64, embed, mask = (np.asarray(a) for a in (x, embed, mask))
+
+  dense = lambda h, name: h @ p[name]['kernel'] + p[name]['bias']
+  h = np.asarray(
+    nn.GroupNorm(4).apply({'params': variables['params']['norm']}, x)
+  ).reshape(2, 16, 8)
+  tokens = (embed - embed.mean(-1, keepdims=True)) / np.sqrt(
+    embed.var(-1, keepdims=True) + 1e-6
+  )
+  tokens = tokens * p['text_norm']['scale'] + p['text_norm']['bias']
+  heads = lambda h: h.reshape(2, -1, 4, 4)  # Twice 8 channels, 4 a head.
+  query = heads(dense(h, 'query'))
+  key = [heads(dense(h, 'key')), heads(dense(tokens, 'text_key'))]
+  value = [heads(dense(h, 'value')), heads(dense(tokens, 'text_value'))]
+  key, value = np.concatenate(key, 1), np.concatenate(value, 1)
+  logits = np.einsum('bqnk,blnk->bnql', query, key) / np.sqrt(4)
+  seen = np.concatenate([np.ones((2, 16), bool), mask], 1)
+  weights = np.exp(logits) * seen[:, None, None]
+  weights /= weights.sum(-1, keepdims=True)
+  y = np.einsum('bnql,blnk->bqnk', weights, value).reshape(2, 4, 4, 16)
+  expected = 0.5 * (x64 + dense(y, 'out'))
+
+  found = module.apply(variables, x, embed, mask)
+  np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize('way', WAYS)
+def test_attention_without_a_token_is_finite(way):
+  module = attention(*way)
+  x = normal(6)
+  embed, mask = text(jnp.zeros((2, 5), bool))
+  variables = shaken(module, x, embed, mask)
+
+  def run(variables, x, embed):
+    return module.apply(variables, x, embed, mask)
+
+  found = run(variables, x, embed)
+  slopes = jax.grad(lambda *args: run(*args).sum(), (0, 1, 2))(
+    variables, x, embed
+  )
+  assert all(np.all(np.isfinite(a)) for a in jax.tree.leaves(slopes))
+  # What stands in the place of tokens is not attended to.
+  np.testing.assert_allclose(run(variables, x, embed + 7.0), found, rtol=1e-5)
+  if way == (False, True):
+    bias = variables['params']['out']['bias'][None, None, None]
+    np.testing.assert_allclose(found, 0.5 * (x + bias), rtol=1e-4, atol=1e-5)

@@ -1,0 +1,261 @@
+"""The low-res condition, guided sampling, and the order of stages."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from imagen_jax import cascade
+from imagen_jax import config
+from imagen_jax import structs
+from imagen_jax.diffusion import process
+
+UNET = config.UNetConfig(
+  design='efficient',
+  channels=(8,),
+  num_res_blocks=(1,),
+  self_attention=(False,),
+  text_attention=(False,),
+  head_dim=4,
+  embed_dim=8,
+  num_groups=4,
+)
+SAMPLE = config.SampleConfig(num_steps=3, guidance_weight=3.0, threshold='none')
+BASE = config.StageConfig(name='base', image_size=4, unet=UNET, sample=SAMPLE)
+SR = config.StageConfig(
+  name='sr', image_size=8, lowres_size=4, unet=UNET, sample=SAMPLE
+)
+MASK = jnp.array([[1, 1, 0], [1, 0, 0], [1, 1, 1], [1, 1, 0]], bool)
+
+
+def normal(seed, *shape):
+  return jax.random.normal(jax.random.key(seed), shape)
+
+
+def text():
+  return structs.TextCond(normal(0, 4, 3, 5) * MASK[..., None], MASK)
+
+
+def apply(z, logsnr, cond):
+  """A network without parameters, to which each of its inputs counts."""
+  shift = cond.text.embed.mean((1, 2)) + 0.3 * cond.text.mask.sum(1)
+  out = jnp.tanh(z + process.broadcast(shift + 0.1 * logsnr, z))
+  if cond.lowres is not None:
+    out = out + 0.5 * cond.lowres
+    out = out + process.broadcast(0.01 * cond.aug_logsnr, z)
+  return out
+
+
+def sr_cond(aug_level=0.3, **changes):
+  """The condition of a super-resolution stage for four images."""
+  levels = jnp.full(4, aug_level)
+  cond = cascade.make_cond(
+    text(), normal(1, 4, 4, 4, 3), normal(2, 4, 8, 8, 3), levels, SR
+  )
+  return cond.replace(**changes)
+
+
+def test_lowres_at_level_zero_is_upsampled_alone():
+  lowres = normal(1, 4, 4, 4, 3)
+  eps = normal(2, 4, 8, 8, 3)
+  found, logsnr = cascade.corrupt_lowres(
+    lowres, eps, jnp.zeros(4), image_size=8, diffusion=SR.diffusion
+  )
+  # Bilinear, half a pixel in: three parts of the nearer, one of the farther.
+  between = 0.75 * lowres[:, 1] + 0.25 * lowres[:, 2]
+  between = 0.75 * between[:, 2] + 0.25 * between[:, 1]
+  np.testing.assert_allclose(found[:, 3, 4], between, atol=1e-3)
+  np.testing.assert_allclose(logsnr, np.full(4, 20.0), atol=1e-3)
+
+
+def test_lowres_at_level_one_is_noise():
+  eps = normal(2, 4, 8, 8, 3)
+  found, logsnr = cascade.corrupt_lowres(
+    normal(1, 4, 4, 4, 3),
+    eps,
+    jnp.ones(4),
+    image_size=8,
+    diffusion=SR.diffusion,
+  )
+  np.testing.assert_allclose(found, eps, atol=1e-3)
+  np.testing.assert_allclose(logsnr, np.full(4, -20.0), atol=1e-3)
+
+
+def test_lowres_takes_its_own_schedule_and_level():
+  diffusion = dataclasses.replace(
+    SR.diffusion, schedule='cosine', aug_schedule='linear'
+  )
+  levels = jnp.array([0.0, 0.5, 1.0, 0.5])
+  lowres, eps = jnp.ones((4, 4, 4, 3)), normal(2, 4, 8, 8, 3)
+  found, logsnr = cascade.corrupt_lowres(
+    lowres, eps, levels, image_size=8, diffusion=diffusion
+  )
+  np.testing.assert_allclose(logsnr, [20, -2.455, -10.05, -2.455], atol=2e-3)
+  alpha, sigma = process.alpha_sigma(process.broadcast(logsnr, eps))
+  np.testing.assert_allclose(found, alpha + sigma * eps, atol=1e-5)
+
+
+def test_a_base_is_conditioned_on_text_alone():
+  cond = cascade.make_cond(text(), None, None, None, BASE)
+  assert cond.lowres is None and cond.aug_logsnr is None
+
+
+def test_make_cond_refuses_a_missing_image():
+  words = "stage 'sr' conditions on a 4-pixel image, but was given none"
+  with pytest.raises(ValueError, match=words):
+    cascade.make_cond(text(), None, None, None, SR)
+
+
+def test_make_cond_refuses_noise_of_another_size():
+  with pytest.raises(AssertionError, match='shape'):
+    cascade.make_cond(
+      text(), normal(1, 4, 4, 4, 3), normal(2, 4, 4, 4, 3), jnp.zeros(4), SR
+    )
+
+
+def test_drop_text():
+  drop = jnp.array([False, True, False, True])
+  kept = text()
+  found = cascade.drop_text(kept, drop)
+  np.testing.assert_array_equal(found.embed[::2], kept.embed[::2])
+  np.testing.assert_array_equal(found.mask[::2], kept.mask[::2])
+  assert not found.embed[1::2].any() and not found.mask[1::2].any()
+  assert found.embed.dtype == kept.embed.dtype
+
+
+def unguided(cond, z, logsnr, prediction):
+  """x_hat with and without text, by a call of the network each."""
+  nothing = structs.TextCond(
+    jnp.zeros_like(cond.text.embed), jnp.zeros_like(cond.text.mask)
+  )
+  outs = (
+    apply(z, logsnr, cond),
+    apply(z, logsnr, cond.replace(text=nothing)),
+  )
+  return [process.to_x(prediction, out, z, logsnr) for out in outs]
+
+
+@pytest.mark.parametrize('prediction', ['eps', 'x', 'v'])
+def test_guidance_is_two_calls_in_one(prediction):
+  """Also with a weight an image: 0, 1 and more."""
+  diffusion = config.DiffusionConfig(prediction=prediction)
+  stage = dataclasses.replace(SR, diffusion=diffusion)
+  cond = sr_cond()
+  z, logsnr = normal(3, 4, 8, 8, 3), jnp.array([-1.0, 0.0, 2.0, 3.0])
+  with_text, without = unguided(cond, z, logsnr, prediction)
+  for weight in (np.array([0.0, 1.0, 1.35, 8.0]), 3.0):
+    found = cascade.make_denoise(apply, cond, stage, weight)(z, logsnr)
+    weight = np.broadcast_to(weight, (4,))[:, None, None, None]
+    expected = without + weight * (with_text - without)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_guidance_is_thresholded():
+  cond, z = sr_cond(), normal(3, 4, 8, 8, 3)
+  logsnr = jnp.full(4, -3.0)
+  for kind in ('static', 'dynamic'):
+    sample = dataclasses.replace(SAMPLE, threshold=kind)
+    stage = dataclasses.replace(SR, sample=sample)
+    denoise = cascade.make_denoise(apply, cond, stage, 5.0)
+    assert np.abs(denoise(z, logsnr)).max() <= 1
+  denoise = cascade.make_denoise(apply, cond, SR, 5.0)
+  assert np.abs(denoise(z, logsnr)).max() > 2
+
+
+def test_guidance_keeps_images_on_their_devices():
+  """On a mesh the two of an image need no exchange between devices."""
+  mesh = jax.make_mesh((4,), ('data',), devices=jax.devices()[:4])
+  rows = jax.sharding.NamedSharding(mesh, jax.P('data'))
+
+  @functools.partial(jax.jit, in_shardings=rows, out_shardings=rows)
+  def run(cond, z, logsnr):
+    return cascade.make_denoise(apply, cond, SR, 3.0)(z, logsnr)
+
+  arguments = sr_cond(), normal(3, 4, 8, 8, 3), jnp.zeros(4)
+  program = run.lower(*arguments).compile().as_text()
+  for exchange in ('all-gather', 'all-to-all', 'collective', 'all-reduce'):
+    assert f' {exchange}' not in program
+
+
+@functools.cache
+def sampling(stage, with_weights=False):
+  """Samples of a stage, jitted: (keys, text, lowres) -> images."""
+  draw = functools.partial(cascade.sample_stage, apply, stage=stage)
+  if with_weights:
+    return jax.jit(lambda *args: draw(*args[:3], guidance_weight=args[3]))
+  return jax.jit(draw)
+
+
+def keys(*numbers):
+  fold = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(4), n))
+  return fold(jnp.array(numbers))
+
+
+@pytest.mark.parametrize('stage', [BASE, SR], ids=['base', 'sr'])
+def test_an_image_does_not_depend_on_the_others(stage):
+  lowres = None if stage is BASE else normal(1, 4, 4, 4, 3)
+  together = sampling(stage)(keys(0, 1, 2, 3), text(), lowres)
+  assert together.shape == (4, stage.image_size, stage.image_size, 3)
+  assert np.abs(together).max() <= 1
+
+  turn = lambda x: jnp.roll(x, 1, axis=0)
+  moved = jax.tree.map(turn, (text(), lowres))
+  other = sampling(stage)(keys(9, 0, 1, 2), *moved)
+  np.testing.assert_allclose(other[1:], together[:3], rtol=1e-5, atol=1e-5)
+  assert np.abs(other[0] - together[3]).max() > 1e-2
+
+
+def test_a_guidance_weight_for_each_image():
+  arguments = keys(0, 1, 2, 3), text(), None
+  own = sampling(BASE)(*arguments)
+  each = sampling(BASE, True)(*arguments, jnp.array([3.0, 1.0, 3.0, 0.0]))
+  np.testing.assert_allclose(each[::2], own[::2], rtol=1e-4, atol=1e-5)
+  assert np.abs(each - own)[1::2].max((1, 2, 3)).min() > 1e-3
+
+
+def test_lowres_is_corrupted_once_at_the_stages_level():
+  """The condition is the same at every step; its noise is not z's."""
+  seen = []
+
+  def watch(z, logsnr, cond):
+    note = lambda *arrays: seen.append([np.asarray(a) for a in arrays])
+    jax.debug.callback(note, z, cond.lowres, cond.aug_logsnr, ordered=True)
+    return apply(z, logsnr, cond)
+
+  sample = dataclasses.replace(SAMPLE, aug_level=1.0)
+  stage = dataclasses.replace(SR, sample=sample)
+  draw = functools.partial(cascade.sample_stage, watch, stage=stage)
+  jax.jit(draw)(keys(0, 1, 2, 3), text(), jnp.zeros((4, 4, 4, 3)))
+  jax.effects_barrier()
+  assert len(seen) == 3
+  for _, lowres, aug_logsnr in seen:
+    np.testing.assert_array_equal(lowres, seen[0][1])
+    np.testing.assert_allclose(aug_logsnr, np.full(8, -20.0), atol=1e-3)
+  z, lowres, _ = (a.reshape(8, -1) for a in seen[0])
+  # With and without text are given the same noise.
+  np.testing.assert_array_equal(z[::2], z[1::2])
+  assert 0.8 < lowres.std() < 1.2
+  assert abs(np.corrcoef(z.ravel(), lowres.ravel())[0, 1]) < 0.15
+
+
+def test_check_stages_takes_a_cascade():
+  last = dataclasses.replace(SR, name='last', image_size=16, lowres_size=8)
+  cascade.check_stages([BASE])
+  cascade.check_stages([BASE, SR, last])
+
+
+@pytest.mark.parametrize(
+  'stages, words',
+  [
+    ([SR], "stage 'sr' takes 4 where the stage before it makes none"),
+    ([SR, BASE], "stage 'sr' takes 4 where the stage before it makes none"),
+    ([BASE, BASE], "stage 'base' takes no image where .* makes 4; accepted"),
+    ([BASE, SR, SR], "stage 'sr' takes 4 where the stage before it makes 8"),
+  ],
+)
+def test_check_stages_refuses(stages, words):
+  with pytest.raises(ValueError, match=words):
+    cascade.check_stages(stages)

@@ -1,0 +1,129 @@
+"""Checkpoints of a small state, on one mesh and another."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from imagen_jax import config as config_lib
+from imagen_jax import sharding
+from imagen_jax.train import checkpoint
+from imagen_jax.train import state as state_lib
+
+CONFIG = config_lib.Config(train=config_lib.TrainConfig(seed=7))
+
+
+def places(**sizes):
+  """Shardings of `state`, on a mesh."""
+  mesh = sharding.make_mesh(config_lib.MeshConfig(**sizes))
+  split = jax.sharding.NamedSharding(mesh, jax.P('fsdp', 'model'))
+  whole = sharding.replicated(mesh)
+  params = {'block': {'kernel': split, 'bias': whole}, 'out': {'bias': whole}}
+  return state_lib.TrainState(whole, params, params, (whole,))
+
+
+def state(step, shardings):
+  """A state of random numbers that differ by step."""
+  rng = np.random.default_rng(step)
+  values = jax.tree.map(
+    lambda _: rng.normal(size=(8, 8)).astype(np.float32), shardings
+  )
+  values = values.replace(step=np.int32(step))
+  return jax.tree.map(jax.device_put, values, shardings)
+
+
+def abstract(shardings):
+  shapes = jax.tree.map(
+    lambda place: jax.ShapeDtypeStruct((8, 8), jnp.float32, sharding=place),
+    shardings,
+  )
+  return shapes.replace(
+    step=jax.ShapeDtypeStruct((), jnp.int32, sharding=shardings.step)
+  )
+
+
+def assert_equal(tree, other):
+  jax.tree.map(np.testing.assert_array_equal, tree, other)
+
+
+def test_a_state_comes_back_on_another_mesh(tmp_path):
+  saved = state(3, places(data=2, fsdp=2, model=2))
+  position = {'loader': {'step': 3}, 'interval': [{'loss': 0.1, 'n': np.nan}]}
+  with checkpoint.Checkpointer(str(tmp_path)) as checkpointer:
+    assert checkpointer.latest() is None
+    checkpointer.save(saved, position, CONFIG)
+  with checkpoint.Checkpointer(str(tmp_path)) as checkpointer:
+    assert checkpointer.latest() == 3
+    for sizes in ({'fsdp': 8, 'data': 1}, {'model': 4}):
+      shardings = places(**sizes)
+      restored, got = checkpointer.restore(3, abstract(shardings))
+      assert_equal(restored, saved)
+      jax.tree.map(
+        lambda x, place: (
+          x.sharding.is_equivalent_to(place, x.ndim)
+          or pytest.fail(f'{x.sharding} is not {place}')
+        ),
+        restored,
+        shardings,
+      )
+      np.testing.assert_equal(got, position)
+    assert checkpointer.config(3) == CONFIG
+
+
+def test_the_newest_are_kept_and_none_is_left_out(tmp_path):
+  shardings = places()
+  with checkpoint.Checkpointer(str(tmp_path), keep=2) as checkpointer:
+    # One on the heels of the other, as when a signal comes after a save.
+    for step in (1, 2, 3, 4):
+      checkpointer.save(state(step, shardings), {}, CONFIG)
+  with checkpoint.Checkpointer(str(tmp_path)) as checkpointer:
+    assert checkpointer.steps() == [3, 4]
+    restored, _ = checkpointer.restore(3, abstract(shardings))
+    assert_equal(restored, state(3, shardings))
+
+
+def test_averages_are_read_alone_and_by_name(tmp_path):
+  saved = state(5, places(fsdp=4))
+  with checkpoint.Checkpointer(str(tmp_path)) as checkpointer:
+    checkpointer.save(saved, {}, CONFIG)
+  with checkpoint.Checkpointer(str(tmp_path), create=False) as checkpointer:
+    shapes = checkpointer.ema_shapes(5)
+    assert {name: s.shape for name, s in shapes.items()} == dict.fromkeys(
+      ('block/bias', 'block/kernel', 'out/bias'), (8, 8)
+    )
+    names = ['block/kernel', 'out/bias']
+    arrays = checkpointer.restore_ema(5, names)
+  assert list(arrays) == names
+  assert all(type(array) is np.ndarray for array in arrays.values())
+  ema = saved.ema_params
+  assert_equal(arrays['block/kernel'], ema['block']['kernel'])
+  assert_equal(arrays['out/bias'], ema['out']['bias'])
+
+
+def test_small_copies_are_not_cut_in_slices(tmp_path, monkeypatch):
+  # A slice costs a computation for each array and device.
+  slices = []
+  real = jax.lax.slice_in_dim
+  monkeypatch.setattr(
+    jax.lax,
+    'slice_in_dim',
+    lambda *args, **kwargs: slices.append(args) or real(*args, **kwargs),
+  )
+  with checkpoint.Checkpointer(str(tmp_path)) as checkpointer:
+    checkpointer.save(state(1, places()), {}, CONFIG)
+  assert not slices
+
+
+def test_looking_makes_no_folder(tmp_path):
+  path = tmp_path / 'none'
+  with checkpoint.Checkpointer(str(path), create=False) as checkpointer:
+    assert checkpointer.steps() == []
+    assert checkpointer.latest() is None
+  assert not path.exists()
+
+
+def test_a_relative_workdir(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  with checkpoint.Checkpointer('run') as checkpointer:
+    checkpointer.save(state(1, places()), {}, CONFIG)
+  assert (tmp_path / 'run' / 'checkpoints' / '1').is_dir()

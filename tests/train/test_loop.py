@@ -1,0 +1,173 @@
+"""The loop in this process: what it writes, refuses, and resumes."""
+
+import json
+import os
+import shutil
+import signal
+
+import jax
+import numpy as np
+from PIL import Image
+import pytest
+from tensorboard.backend.event_processing import event_accumulator
+
+from imagen_jax import config as config_lib
+from imagen_jax.train import loop
+from imagen_jax.train import metrics as metrics_lib
+
+
+def config(tiny, *assignments):
+  return config_lib.override(config_lib.load(tiny), assignments)
+
+
+@pytest.fixture
+def at_step(monkeypatch):
+  """Calls a function as soon as some step of a run is done."""
+
+  def put(step, function):
+    advance = metrics_lib.MetricWriter.advance
+    done = []
+
+    def count(self):
+      advance(self)
+      done.append(None)
+      if len(done) == step:
+        function()
+
+    monkeypatch.setattr(metrics_lib.MetricWriter, 'advance', count)
+
+  return put
+
+
+def test_a_run_leaves_what_it_says(trained, runs):
+  assert runs.steps(trained) == [4, 8]
+  lines = runs.metrics(trained)
+  assert [line['step'] for line in lines] == [2, 4, 6, 8]
+  assert all(0 < line['loss'] < 2 for line in lines)
+  text = (trained / 'config.json').read_text()
+  assert config_lib.from_json(text).stage.name == 'tiny16'
+  with Image.open(trained / 'samples' / 'step_00000008.png') as sheet:
+    assert sheet.size[0] > 8 * 96
+  found = event_accumulator.EventAccumulator(str(trained / 'tensorboard'))
+  found.Reload()
+  scalars = {event.step: event.value for event in found.Scalars('loss')}
+  np.testing.assert_allclose(
+    [scalars[line['step']] for line in lines],
+    [line['loss'] for line in lines],
+    rtol=1e-6,
+  )
+  (image,) = found.Images('samples')
+  assert (image.step, image.width) == (8, sheet.size[0])
+
+
+def test_a_state_counts_its_steps(trained, runs):
+  state = runs.state(trained, 4)
+  assert int(state.step) == 4
+  differ = jax.tree.map(
+    lambda a, b: bool((a != b).any()), state.params, state.ema_params
+  )
+  assert any(jax.tree.leaves(differ))
+
+
+def test_a_stop_within_an_interval_repeats_and_misses_nothing(
+  tiny, trained, runs, at_step, tmp_path
+):
+  # Lines come every 2 steps and checkpoints every 4: step 5 is neither.
+  at_step(5, lambda: os.kill(os.getpid(), signal.SIGTERM))
+  outcome = loop.train(config(tiny), str(tmp_path))
+  assert outcome == loop.Outcome(5, signal.SIGTERM)
+  assert runs.steps(tmp_path) == [4, 5]
+  assert [line['step'] for line in runs.metrics(tmp_path)] == [2, 4]
+  assert loop.train(config(tiny), str(tmp_path)) == loop.Outcome(8, None)
+  runs.assert_same(tmp_path, trained, 8)
+
+
+def test_another_mesh_gives_the_same_losses(tiny, trained, runs, tmp_path):
+  shutil.copytree(trained, tmp_path / 'run')
+  shutil.rmtree(tmp_path / 'run' / 'checkpoints' / '8')
+  sizes = ['mesh.data=2', 'mesh.fsdp=2', 'mesh.model=2']
+  # Data that was moved is the same data.
+  path = config(tiny).data.tasks[0].path
+  (tmp_path / 'moved').symlink_to(path)
+  moved = [
+    f'data.tasks.{name}.path={tmp_path / "moved"}' for name in ('some', 'same')
+  ]
+  loop.train(config(tiny, *sizes, *moved), str(tmp_path / 'run'))
+  for line, expected in zip(
+    runs.metrics(tmp_path / 'run'), runs.metrics(trained)
+  ):
+    assert line.keys() == expected.keys()
+    # The order of sums differs; Adam's first steps enlarge that.
+    for name, value in line.items():
+      np.testing.assert_allclose(value, expected[name], rtol=2e-3)
+
+
+def test_a_finished_run_is_left_alone(tiny, trained, runs):
+  before = runs.metrics(trained)
+  assert loop.train(config(tiny), str(trained)) == loop.Outcome(8, None)
+  assert runs.metrics(trained) == before
+  assert runs.steps(trained) == [4, 8]
+
+
+@pytest.mark.parametrize(
+  'assignments, words',
+  [
+    (
+      ['train.seed=3', 'optimizer.b1=0.5', 'train.log_every=1'],
+      "the config differs from the checkpoint's: optimizer.b1: 0.9 -> 0.5; "
+      'train.seed: 0 -> 3; accepted: the same, another --workdir, or --allow',
+    ),
+    (['train.batch_size=12'], 'train.batch_size is 12; accepted: multiples of'),
+    (['mesh.model=3'], r'mesh .* is .* on 8 devices; accepted: sizes whose'),
+    (['text.store=/no/store'], "text.store is '/no/store', which has no mani"),
+    (['text.max_length=7'], 'max_length is 6 in the store, 7 in the config'),
+    (['data.tasks.some.path=/no/data'], '/no/data'),
+    (['data.tasks=[]'], 'data.tasks is empty'),
+  ],
+)
+def test_refused_before_the_first_step(tiny, trained, assignments, words):
+  before = (trained / 'metrics.jsonl').read_text()
+  with pytest.raises(ValueError, match=words):
+    loop.train(config(tiny, *assignments), str(trained))
+  assert (trained / 'metrics.jsonl').read_text() == before
+
+
+def test_a_changed_config_may_be_allowed(tiny, trained, runs, tmp_path):
+  shutil.copytree(trained, tmp_path / 'run')
+  cfg = config(tiny, 'train.num_steps=9', 'optimizer.decay=constant')
+  outcome = loop.train(cfg, str(tmp_path / 'run'), allow_config_change=True)
+  assert outcome == loop.Outcome(9, None)
+  assert runs.metrics(tmp_path / 'run')[-1]['step'] == 9
+  text = (tmp_path / 'run' / 'config.json').read_text()
+  assert config_lib.from_json(text) == cfg
+
+
+def test_a_broken_loss_stops_before_it_is_saved(tiny, runs, tmp_path):
+  cfg = config(
+    tiny,
+    'optimizer.learning_rate=1e30',
+    'train.log_every=100',
+    'train.checkpoint_every=1',
+  )
+  words = (
+    r'(loss|grad_norm) is (nan|inf) at step (\d), in the interval that ends '
+    r'with step \3; the last checkpoint is of step (\d)'
+  )
+  with pytest.raises(FloatingPointError, match=words) as stop:
+    loop.train(cfg, str(tmp_path))
+  bad = int(str(stop.value).split(' at step ')[1][0])
+  assert runs.steps(tmp_path)[-1] == bad - 1
+
+
+def test_bad_records_are_counted_and_told(tiny, tmp_path, monkeypatch, capfd):
+  counts = {'some': {'seen': 9, 'bad': {'truncated': 2, 'empty': 1}}}
+  monkeypatch.setattr(
+    loop.loader_lib.tally_lib.Tally, 'counts', lambda self: counts
+  )
+  monkeypatch.setattr(
+    loop.loader_lib.tally_lib.Tally, 'table', lambda self: '  some: truncated'
+  )
+  loop.train(config(tiny, 'train.num_steps=1'), str(tmp_path))
+  (line,) = (tmp_path / 'metrics.jsonl').read_text().splitlines()
+  assert json.loads(line)['bad_records'] == 3
+  assert 'bad records were skipped:\n  some: trunc' in capfd.readouterr().err

@@ -1,0 +1,83 @@
+"""How the state is born, and where it lies."""
+
+import jax
+import numpy as np
+import pytest
+
+from imagen_jax import config as config_lib
+from imagen_jax import sharding
+from imagen_jax.train import optimizer
+from imagen_jax.train import state as state_lib
+
+
+def born(cfg):
+  """The abstract and the real state on the config's mesh."""
+  mesh = sharding.make_mesh(cfg.mesh)
+  tx = optimizer.make_optimizer(cfg)
+  with sharding.use_mesh(mesh):
+    shardings = state_lib.state_shardings(cfg, tx, mesh)
+    abstract = state_lib.abstract_state(cfg, tx, shardings)
+    return abstract, state_lib.init_state(cfg, tx, shardings)
+
+
+@pytest.fixture(scope='module')
+def sharded(tiny):
+  return born(
+    config_lib.override(
+      config_lib.load(tiny), ['mesh.data=2', 'mesh.fsdp=2', 'mesh.model=2']
+    )
+  )
+
+
+def test_a_state_is_what_the_abstract_one_says(sharded):
+  abstract, state = sharded
+
+  def check(wanted, leaf):
+    assert (wanted.shape, wanted.dtype) == (leaf.shape, leaf.dtype)
+    assert leaf.sharding.is_equivalent_to(wanted.sharding, leaf.ndim)
+
+  jax.tree.map(check, abstract, state)
+  assert int(state.step) == 0
+
+
+def test_a_state_is_born_in_shards(sharded):
+  _, state = sharded
+  for tree in (state.params, state.ema_params, state.opt_state):
+    whole = sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+    held = sum(
+      leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree)
+    )
+    assert held < 0.5 * whole
+
+
+def test_the_average_starts_as_a_copy(sharded):
+  _, state = sharded
+  jax.tree.map(np.testing.assert_array_equal, state.params, state.ema_params)
+  pointers = lambda tree: {
+    shard.data.unsafe_buffer_pointer()
+    for leaf in jax.tree.leaves(tree)
+    for shard in leaf.addressable_shards
+  }
+  assert not pointers(state.params) & pointers(state.ema_params)
+
+
+def test_parameters_depend_on_the_seed_and_not_on_the_mesh(tiny, sharded):
+  _, state = sharded
+  cfg = config_lib.load(tiny)
+  _, same = born(cfg)
+  _, other = born(config_lib.override(cfg, ['train.seed=1']))
+  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
+  jax.tree.map(close, state.params, same.params)
+  differ = jax.tree.map(lambda a, b: bool((a != b).any()), same, other)
+  assert any(jax.tree.leaves(differ.params))
+
+
+@pytest.mark.parametrize('row, has_lowres', [('base', False), ('sr', True)])
+def test_example_inputs_are_the_stages(tiny, row, has_lowres):
+  cfg = config_lib.load(f'{tiny}:{row}')
+  z, logsnr, cond = state_lib.example_inputs(cfg, 3)
+  size = cfg.stage.image_size
+  assert z.shape == (3, size, size, 3)
+  assert logsnr.shape == (3,)
+  assert cond.text.embed.shape == (3, 6, 8)
+  assert (cond.lowres is not None) == has_lowres

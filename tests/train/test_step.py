@@ -1,0 +1,188 @@
+"""One step: keys, loss and its parts, the average of weights."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from imagen_jax import cascade
+from imagen_jax import config as config_lib
+from imagen_jax import structs
+from imagen_jax.train import state as state_lib
+from imagen_jax.train import step as step_lib
+
+
+class Network:
+  """Stands in for a U-Net: its one weight times the noised image."""
+
+  def __init__(self):
+    self.seen = []
+
+  def apply(self, variables, z, logsnr, cond, *, deterministic, rngs):
+    self.seen.append((logsnr, cond, deterministic, rngs))
+    return variables['params']['w'] * z
+
+
+@pytest.fixture
+def network(monkeypatch):
+  network = Network()
+  monkeypatch.setattr(state_lib, 'make_network', lambda stage: network)
+  return network
+
+
+def batch(cfg, size=16):
+  rng = np.random.default_rng(0)
+  pixels = cfg.stage.image_size
+  lowres = None
+  if cfg.stage.lowres_size:
+    lowres = jnp.full((size, *[cfg.stage.lowres_size] * 2, 3), 0.5)
+  text = structs.TextCond(
+    embed=jnp.ones((size, 6, 8)), mask=jnp.ones((size, 6), bool)
+  )
+  image = rng.uniform(-1, 1, (size, pixels, pixels, 3)).astype(np.float32)
+  return structs.Batch(jnp.asarray(image), text, lowres)
+
+
+def state(tx, w=0.5):
+  params = {'w': jnp.float32(w)}
+  return state_lib.TrainState(
+    step=jnp.int32(0),
+    params=params,
+    ema_params=jax.tree.map(jnp.copy, params),
+    opt_state=tx.init(params),
+  )
+
+
+def test_keys_depend_on_seed_step_and_purpose():
+  def words(key):
+    return tuple(np.asarray(jax.random.key_data(key)).tolist())
+
+  every = [
+    words(key)
+    for seed in (0, 1)
+    for step in (0, 1)
+    for key in step_lib.step_keys(seed, step).values()
+  ]
+  assert len(set(every)) == len(every) == 24
+  assert words(step_lib.step_keys(1, 1)['dropout']) == every[-1]
+
+
+def test_loss_of_a_network_that_says_nothing(tiny, network):
+  cfg = config_lib.load(tiny)
+  # Output 0 for v is x_hat = alpha z; loss in eps then is of that x_hat.
+  some = batch(cfg)
+  loss, metrics = step_lib.loss_fn(
+    {'w': jnp.float32(0)}, some, step_lib.step_keys(0, 3), cfg
+  )
+  keys = step_lib.step_keys(0, 3)
+  t = jax.random.uniform(keys['time'], (16,))
+  eps = jax.random.normal(keys['noise'], some.image.shape)
+  logsnr = cascade.stage_schedule(cfg.stage.diffusion)(t)
+  alpha = jnp.sqrt(jax.nn.sigmoid(logsnr))[:, None, None, None]
+  sigma = jnp.sqrt(jax.nn.sigmoid(-logsnr))[:, None, None, None]
+  # eps_hat = sigma z + alpha v, and v is 0.
+  error = sigma * (alpha * some.image + sigma * eps) - eps
+  losses = (error**2).mean((1, 2, 3))
+  np.testing.assert_allclose(loss, losses.mean(), rtol=1e-4)
+  for i in range(4):
+    inside = (t >= i / 4) & (t < (i + 1) / 4)
+    assert inside.any()
+    np.testing.assert_allclose(
+      metrics[f'loss_t{i}'], losses[inside].mean(), rtol=1e-4
+    )
+
+
+def test_a_bucket_without_examples_is_nan(tiny, network):
+  cfg = config_lib.load(tiny)
+  _, metrics = step_lib.loss_fn(
+    {'w': jnp.float32(0)}, batch(cfg, size=1), step_lib.step_keys(0, 0), cfg
+  )
+  buckets = [bool(jnp.isnan(metrics[f'loss_t{i}'])) for i in range(4)]
+  assert sum(buckets) == 3
+
+
+def test_the_configured_share_of_text_is_dropped(tiny, network):
+  cfg = config_lib.load(tiny)
+  for step in range(40):
+    step_lib.loss_fn(
+      {'w': jnp.float32(0)}, batch(cfg), step_lib.step_keys(0, step), cfg
+    )
+  dropped = []
+  for _, cond, _, _ in network.seen:
+    gone = ~np.asarray(cond.text.mask).any(1)
+    np.testing.assert_array_equal(
+      np.asarray(cond.text.embed).any((1, 2)), ~gone
+    )
+    np.testing.assert_array_equal(np.asarray(cond.text.mask).all(1), ~gone)
+    dropped.append(gone)
+  # 640 draws at 0.1: a share outside these has a chance below 1e-4.
+  assert 0.055 < np.mean(dropped) < 0.155
+
+
+def test_a_super_resolution_stage_is_conditioned_on_a_corrupted_image(
+  tiny, network
+):
+  cfg = config_lib.load(f'{tiny}:sr')
+  step_lib.loss_fn(
+    {'w': jnp.float32(0)}, batch(cfg), step_lib.step_keys(0, 0), cfg
+  )
+  _, cond, deterministic, _ = network.seen[0]
+  assert cond.lowres.shape == (16, 32, 32, 3)
+  assert len(set(np.asarray(cond.aug_logsnr).tolist())) == 16
+  clean = int(jnp.argmax(cond.aug_logsnr))
+  noisy = int(jnp.argmin(cond.aug_logsnr))
+  assert jnp.std(cond.lowres[clean]) < jnp.std(cond.lowres[noisy])
+  assert deterministic
+
+
+def test_dropout_is_on_where_the_config_has_it(tiny, network):
+  cfg = config_lib.override(config_lib.load(tiny), ['stage.unet.dropout=0.5'])
+  keys = step_lib.step_keys(0, 0)
+  dropout = jax.random.key_data(keys['dropout'])
+  step_lib.loss_fn({'w': jnp.float32(0)}, batch(cfg), keys, cfg)
+  _, _, deterministic, rngs = network.seen[0]
+  assert not deterministic
+  np.testing.assert_array_equal(jax.random.key_data(rngs['dropout']), dropout)
+
+
+def test_a_step_updates_counts_and_averages(tiny, network):
+  cfg = config_lib.load(tiny)
+  tx = optax.sgd(0.5)
+  before = state(tx)
+  average = 0.5
+  for step in range(12):
+    grads, _ = jax.grad(step_lib.loss_fn, has_aux=True)(
+      before.params, batch(cfg), step_lib.step_keys(0, step), cfg
+    )
+    after, metrics = step_lib.train_step(before, batch(cfg), config=cfg, tx=tx)
+    assert int(after.step) == step + 1
+    assert after.step.dtype == jnp.int32
+    expected = before.params['w'] - 0.5 * grads['w']
+    np.testing.assert_allclose(after.params['w'], expected, rtol=1e-5)
+    np.testing.assert_allclose(metrics['grad_norm'], abs(grads['w']), rtol=1e-5)
+    # (1 + n) / (10 + n) rises to the configured 0.9 at n = 80.
+    decay = min(0.9, (2 + step) / (11 + step))
+    average = decay * average + (1 - decay) * float(after.params['w'])
+    np.testing.assert_allclose(after.ema_params['w'], average, rtol=1e-5)
+    before = after
+
+
+def test_the_average_keeps_to_the_configured_decay(tiny, network):
+  cfg = config_lib.load(tiny)
+  tx = optax.sgd(0.0)
+  before = state(tx).replace(
+    step=jnp.int32(1000), ema_params={'w': jnp.float32(1.5)}
+  )
+  after, _ = step_lib.train_step(before, batch(cfg), config=cfg, tx=tx)
+  np.testing.assert_allclose(after.ema_params['w'], 0.5 + 0.9, rtol=1e-6)
+
+
+def test_metrics_describe_the_state_before_the_update(tiny, network):
+  cfg = config_lib.load(tiny)
+  tx = optax.sgd(0.5)
+  _, metrics = step_lib.train_step(state(tx), batch(cfg), config=cfg, tx=tx)
+  loss, _ = step_lib.loss_fn(
+    {'w': jnp.float32(0.5)}, batch(cfg), step_lib.step_keys(0, 0), cfg
+  )
+  np.testing.assert_array_equal(metrics['loss'], loss)
