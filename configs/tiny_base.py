@@ -8,8 +8,11 @@ Small by configuration only; what differs from the paper, and why:
   caption's "above" and "left" are learned there or not at all;
 - x-prediction: a net whose every layer is coarser than the picture cannot
   carry the noise, which eps and v ask of it;
-- coordinates beside the colours, a short EMA, a higher learning rate and a
-  cosine to 0.
+- coordinates beside the colours, and a learned vector for a token's place: with
+  the latter, after 26,000 images, 35% of positions and 12% of shapes were right
+  in 60 held-out captions; without, after 31,000, 23% and 3% (scored on the
+  16-pixel pictures themselves);
+- a short EMA, a higher learning rate and a cosine to 0.
 """
 
 from imagen_jax import config
@@ -49,6 +52,7 @@ def get_config(row: str = 'quick') -> config.Config:
         text_attention=(True,),
         stem_stride=4,
         coordinates=True,
+        text_positions=True,
         head_dim=32,
         embed_dim=128,
         num_groups=8,

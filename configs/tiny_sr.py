@@ -44,13 +44,14 @@ def get_config(row: str = 'quick') -> config.Config:
         text_attention=(True, True),
         stem_stride=4,
         coordinates=True,
+        text_positions=True,
         head_dim=32,
         embed_dim=128,
         num_groups=8,
         remat=False,
         dtype='float32',
       ),
-      diffusion=config.DiffusionConfig(prediction='x', loss='x'),
+      diffusion=config.DiffusionConfig(prediction='x', loss='x', aug_max=0.5),
       sample=config.SampleConfig(
         sampler='ddim', num_steps=12, guidance_weight=2.0, aug_level=0.1
       ),

@@ -47,6 +47,9 @@ class UNetConfig:
     coordinates: give the stem each pixel's place beside its colour; not in
       the paper. A net of few layers learns too slowly from the padding where
       in the picture it is.
+    text_positions: add a learned vector to each token by its place; not in
+      the paper. An encoder's output says faintly where a token stands, which
+      a short run does not learn to read.
     head_dim: channels of an attention head.
     attention_expansion: width of all heads joined over a level's channels.
     embed_dim: width of the time-and-text embedding.
@@ -63,6 +66,7 @@ class UNetConfig:
   text_attention: tuple[bool, ...] = (False, True, True, True)
   stem_stride: int = 1
   coordinates: bool = False
+  text_positions: bool = False
   head_dim: int = 64
   attention_expansion: int = 1
   embed_dim: int = 2048

@@ -131,17 +131,19 @@ def load_weights(folder: str) -> Stage:
       f'--weights {folder} has no {MANIFEST_FILE}; accepted: a folder that '
       '`imagen-jax export` has finished'
     )
-  manifest = json.loads(path.read_text())
-  text = _checked(folder / CONFIG_FILE, manifest['config_sha256']).decode()
+  try:
+    manifest = json.loads(path.read_text())
+    step, config_hash = manifest['step'], manifest['config_sha256']
+    hashes = {name: e['sha256'] for name, e in manifest['files'].items()}
+  except (ValueError, KeyError, TypeError):
+    raise ValueError(f'{path} is broken; export it again') from None
+  text = _checked(folder / CONFIG_FILE, config_hash).decode()
   config = config_lib.from_json(text)
   flat = {}
-  for name, entry in manifest['files'].items():
-    flat.update(safetensors.load(_checked(folder / name, entry['sha256'])))
+  for name, sha256 in hashes.items():
+    flat.update(safetensors.load(_checked(folder / name, sha256)))
   return Stage(
-    stage=config.stage,
-    text=config.text,
-    params=unflatten(flat),
-    step=manifest['step'],
+    stage=config.stage, text=config.text, params=unflatten(flat), step=step
   )
 
 

@@ -1,12 +1,15 @@
 """Where arrays lie: the mesh, the rules, shardings of states and batches."""
 
 import contextlib
+import functools
 import math
 
 from flax import linen as nn
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
+import numpy as np
 import optax
 
 from imagen_jax import config
@@ -32,7 +35,8 @@ def make_mesh(mesh: config.MeshConfig, devices=None) -> jax.sharding.Mesh:
   """The mesh ('data', 'fsdp', 'model') over all devices of all hosts.
 
   Raises:
-    ValueError: where the sizes do not multiply to the number of devices.
+    ValueError: where the sizes do not multiply to the number of devices, or
+      the copies of the model do not divide over the slices of a multislice.
   """
   devices = jax.devices() if devices is None else devices
   sizes = [mesh.data, mesh.fsdp, mesh.model]
@@ -44,12 +48,30 @@ def make_mesh(mesh: config.MeshConfig, devices=None) -> jax.sharding.Mesh:
       f'mesh (data, fsdp, model) is {mesh.data, mesh.fsdp, mesh.model} on '
       f'{len(devices)} devices; accepted: sizes whose product is that'
     )
+  # A pod's torus seldom has the sizes asked for: 16 x 16 on 4 x 8 x 8 needs a
+  # physical axis to be split, which `jax.make_mesh` refuses on most chips.
+  order = functools.partial(
+    mesh_utils.create_device_mesh, allow_split_physical_axes=True
+  )
+  slices = {getattr(device, 'slice_index', 0) for device in devices}
+  if len(slices) > 1:
+    if sizes[0] % len(slices):
+      raise ValueError(
+        f'mesh.data is {sizes[0]} on {len(slices)} slices; accepted: '
+        'multiples of that, since only copies of the model span slices'
+      )
+    inside = [sizes[0] // len(slices), *sizes[1:]]
+    parts = [
+      order(inside, [d for d in devices if d.slice_index == number])
+      for number in sorted(slices)
+    ]
+    grid = np.concatenate(parts)
+  else:
+    grid = order(sizes, devices)
   # Explicit axes, JAX's default, would make Linen's logical constraints into
   # assertions.
   auto = (jax.sharding.AxisType.Auto,) * 3
-  return jax.make_mesh(
-    sizes, ('data', 'fsdp', 'model'), axis_types=auto, devices=devices
-  )
+  return jax.sharding.Mesh(grid, ('data', 'fsdp', 'model'), axis_types=auto)
 
 
 def replicated(mesh):
@@ -119,8 +141,17 @@ def opt_shardings(tx, params, shardings, mesh):
   )
 
 
-def local_rows(mesh, batch_size) -> tuple[int, int]:
-  """The rows [start, stop) of a global batch that this host must load.
+def _local_shards(mesh) -> np.ndarray:
+  """Which shards of a batch lie on this host's devices, ascending."""
+  here = np.vectorize(lambda d: d.process_index == jax.process_index())
+  return np.flatnonzero(here(mesh.devices).any(axis=2).ravel())
+
+
+def local_rows(mesh, batch_size) -> np.ndarray:
+  """The rows of a global batch that this host must load, ascending.
+
+  They need not be neighbours: on a torus a host's chips may lie apart in the
+  mesh.
 
   Raises:
     ValueError: where the batch does not divide over the mesh.
@@ -131,26 +162,28 @@ def local_rows(mesh, batch_size) -> tuple[int, int]:
       f'train.batch_size is {batch_size}; accepted: multiples of {shards}, '
       'the product of mesh.data and mesh.fsdp'
     )
-  indices = NamedSharding(mesh, BATCH).addressable_devices_indices_map(
-    (batch_size,)
-  )
-  bounds = [rows.indices(batch_size)[:2] for (rows,) in indices.values()]
-  start, stop = min(b[0] for b in bounds), max(b[1] for b in bounds)
-  loaded = sum(b - a for a, b in set(bounds))
-  if loaded != stop - start:
-    raise ValueError(
-      'the rows of a batch on this host are not contiguous; accepted: a '
-      'mesh in which the devices of a host neighbour each other'
-    )
-  return start, stop
+  rows = np.arange(batch_size).reshape(shards, -1)
+  return rows[_local_shards(mesh)].ravel()
 
 
 def put_batch(batch, mesh):
-  """Host-local NumPy rows, a pytree, as global arrays split over the batch."""
+  """The rows of `local_rows`, a NumPy pytree, as arrays over the mesh."""
   sharding = NamedSharding(mesh, BATCH)
-  return jax.tree.map(
-    lambda x: jax.make_array_from_process_local_data(sharding, x), batch
-  )
+  shards = mesh.shape['data'] * mesh.shape['fsdp']
+  mine = _local_shards(mesh)
+
+  def put(rows):
+    each = len(rows) // len(mine)
+
+    def of_shard(index):
+      shard = (index[0].start or 0) // each
+      start = np.searchsorted(mine, shard) * each
+      return rows[start : start + each]
+
+    shape = (each * shards, *rows.shape[1:])
+    return jax.make_array_from_callback(shape, sharding, of_shard)
+
+  return jax.tree.map(put, batch)
 
 
 @contextlib.contextmanager

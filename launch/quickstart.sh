@@ -65,9 +65,9 @@ act '3/7 encoding the captions with the frozen text encoder'
 "${imagen[@]}" encode --config configs/tiny_base.py --out "$out/embeddings" \
   "${common[@]}"
 
-# Prints the newest step that a run has logged.
+# Prints the newest step that a run has logged; nothing before the first.
 logged() {
-  tail -n 1 "$1/metrics.jsonl" 2> /dev/null \
+  [[ ! -e $1/metrics.jsonl ]] || tail -n 1 "$1/metrics.jsonl" \
     | sed -n 's/^{"step": \([0-9]*\),.*/\1/p'
 }
 

@@ -173,3 +173,51 @@ def trained(tiny, tmp_path_factory):
   cfg = config.override(config.load(tiny), ['train.sample_every=8'])
   assert loop.train(cfg, str(workdir)) == loop.Outcome(8, None)
   return workdir
+
+
+@pytest.fixture
+def tiny_encoder(monkeypatch):
+  """Puts `TinyEncoder` in the place of the encoder that samplers build."""
+  from imagen_jax.text import encoder
+
+  monkeypatch.setattr(encoder, 'TextEncoder', TinyEncoder)
+  return TinyEncoder
+
+
+def _random(shapes, seed):
+  """Float32 arrays of random numbers."""
+  rng = np.random.default_rng(seed)
+  draw = lambda s: jax.numpy.asarray(rng.normal(0, 0.2, s.shape), s.dtype)
+  return jax.tree.map(draw, shapes)
+
+
+@pytest.fixture(scope='session')
+def workdirs(tiny, tmp_path_factory):
+  """Workdirs, by row, with checkpoints 2 and 4 of random weights."""
+  from imagen_jax import config
+  from imagen_jax import sharding
+  from imagen_jax.train import checkpoint
+  from imagen_jax.train import state
+
+  found = {}
+  for row in ('base', 'sr'):
+    cfg = config.load(f'{tiny}:{row}')
+    found[row] = str(tmp_path_factory.mktemp('workdirs') / row)
+    shapes = sharding.unbox(state.abstract_params(cfg))
+    with checkpoint.Checkpointer(found[row]) as checkpointer:
+      for step in (2, 4):
+        params, ema_params = (_random(shapes, step + i) for i in (0, 100))
+        saved = state.TrainState(jax.numpy.int32(step), params, ema_params, ())
+        checkpointer.save(saved, {}, cfg)
+  return found
+
+
+@pytest.fixture(scope='session')
+def exports(workdirs, tmp_path_factory):
+  """Exports, by row, of the newest checkpoints of `workdirs`."""
+  from imagen_jax import export
+
+  folder = tmp_path_factory.mktemp('exports')
+  for row, workdir in workdirs.items():
+    export.export_weights(workdir, str(folder / row))
+  return {row: str(folder / row) for row in workdirs}

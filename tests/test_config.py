@@ -1,6 +1,7 @@
 """The schema: refusals, overrides, JSON and differences."""
 
 import dataclasses
+import fnmatch
 import json
 
 import pytest
@@ -327,12 +328,42 @@ def test_differences_are_those_that_change_results():
   ]
 
 
+def test_differences_of_tasks_are_named_and_their_places_are_none():
+  old = example()
+  moved = ['data.tasks.shapes.path=/new', 'data.tasks.openmoji.path=gs://new']
+  assert config_lib.differences(old, config_lib.override(old, moved)) == []
+  changed = [*moved, 'data.tasks.shapes.rate=3', 'data.tasks.shapes.split=all']
+  assert config_lib.differences(old, config_lib.override(old, changed)) == [
+    'data.tasks.shapes.rate: 2.0 -> 3.0',
+    "data.tasks.shapes.split: 'train' -> 'all'",
+  ]
+
+
+def test_differences_tell_other_tasks_and_another_order():
+  old = example()
+  tasks = old.data.tasks[::-1]
+  turned = dataclasses.replace(
+    old, data=dataclasses.replace(old.data, tasks=tasks)
+  )
+  names = [task.name for task in old.data.tasks]
+  order = f'data.tasks: {names} -> {names[::-1]}'
+  assert config_lib.differences(old, turned) == [order]
+  less = dataclasses.replace(
+    old, data=dataclasses.replace(old.data, tasks=tasks[:1])
+  )
+  found = config_lib.differences(old, less)
+  assert found[0] == f'data.tasks: {names} -> {names[-1:]}'
+  assert all(f'data.tasks.{names[0]}.' in line for line in found[1:])
+
+
 def test_runtime_fields_exist():
-  fields = dataclasses.asdict(config_lib.Config())
-  for path in config_lib.RUNTIME_FIELDS:
-    group, _, name = path.partition('.')
-    assert group in fields
-    assert not name or name in fields[group]
+  # As `differences` names them: a task's fields go by the task's name.
+  fields = dataclasses.asdict(example())
+  paths = [f'{group}.{name}' for group in fields for name in fields[group]]
+  for task in fields['data']['tasks']:
+    paths += [f'data.tasks.{task["name"]}.{name}' for name in task]
+  for field in config_lib.RUNTIME_FIELDS:
+    assert fnmatch.filter(paths, field), field
 
 
 @pytest.fixture

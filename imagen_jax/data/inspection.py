@@ -93,7 +93,7 @@ def _describe_sizes(sizes):
 def _speed(config, seconds):
   """Returns how many images a second a loader gives, once it runs."""
   # A share such as one host has: a global batch may be more than fits here.
-  rows = (0, min(_SPEED_ROWS, config.train.batch_size))
+  rows = range(min(_SPEED_ROWS, config.train.batch_size))
   # The first batches were ready, or being made, before the clock started.
   warm = config.data.prefetch + 1
   with loader_lib.training_batches(config, rows=rows, store=None) as batches:
@@ -121,7 +121,7 @@ def contact_sheet(config: config_lib.Config, *, num: int) -> Image.Image:
   train = dataclasses.replace(config.train, batch_size=num)
   config = dataclasses.replace(config, train=train)
   with loader_lib.training_batches(
-    config, rows=(0, num), store=None
+    config, rows=range(num), store=None
   ) as batches:
     batch = next(batches)
   images = _to_pixels(batch['image'])

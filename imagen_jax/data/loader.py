@@ -6,6 +6,7 @@ cropped, is a function of the seed and the slot (see `order.py`), so the whole
 position of a run in its data is a step number.
 """
 
+from collections.abc import Sequence
 import queue
 import threading
 import time
@@ -207,7 +208,7 @@ class _Worker:
 def training_batches(
   config: config_lib.Config,
   *,
-  rows: tuple[int, int],
+  rows: Sequence[int],
   store,
   start_step: int = 0,
 ) -> Loader:
@@ -215,8 +216,7 @@ def training_batches(
 
   Args:
     config: the run.
-    rows: the first of this host's rows of the global batch, and the one after
-      the last.
+    rows: which rows of the global batch this host makes, ascending.
     store: the text embeddings; see `Loader`. None leaves text out.
     start_step: the first batch's step.
 
@@ -237,7 +237,7 @@ def training_batches(
 def eval_batches(
   config: config_lib.Config,
   *,
-  rows: tuple[int, int],
+  rows: Sequence[int],
   store,
   start_step: int = 0,
   split: str = records_lib.HELDOUT,

@@ -1,5 +1,6 @@
 """Which examples one host's rows of each step are."""
 
+from collections.abc import Sequence
 import functools
 
 import numpy as np
@@ -15,27 +16,29 @@ class Plan:
   """The rows of the global batch that this host makes."""
 
   def __init__(
-    self, order: order_lib.Order, batch_size: int, rows: tuple[int, int]
+    self, order: order_lib.Order, batch_size: int, rows: Sequence[int]
   ):
     """Keeps its arguments.
 
     Args:
       order: of all examples.
       batch_size: of the global batch.
-      rows: the first of this host's rows of it, and the one after the last.
+      rows: which of its rows this host makes, ascending. They need not be
+        neighbours: a mesh may lay a host's devices anywhere on a torus.
 
     Raises:
       ValueError: where there are no such rows.
     """
-    start, stop = rows
-    if not 0 <= start < stop <= batch_size:
+    rows = np.asarray(rows, np.int64)
+    inside = rows.size and 0 <= rows[0] and rows[-1] < batch_size
+    if not inside or (np.diff(rows) <= 0).any():
       raise ValueError(
-        f'rows are {start} to {stop}; accepted: a part of the '
-        f'train.batch_size ({batch_size}) rows of a batch, not empty'
+        f'rows are {rows.tolist()}; accepted: some of the train.batch_size '
+        f'({batch_size}) rows of a batch, ascending'
       )
     self.order = order
     self._batch_size = batch_size
-    self._rows = np.arange(start, stop, dtype=np.int64)
+    self._rows = rows
     self._place = functools.lru_cache(_REMEMBERED)(
       lambda step: order.place(self.slots(step))
     )

@@ -100,6 +100,20 @@ class LevelEmbedding(nn.Module):
     return dense(self.dim, dtype=self.dtype, name='out')(nn.swish(h))
 
 
+class TextPositions(nn.Module):
+  """Normalised tokens [B, L, D], each with a learned vector of its place."""
+
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, embed):
+    table = self.param(
+      'table', nn.initializers.normal(0.5), embed.shape[1:], jnp.float32
+    )
+    tokens = nn.LayerNorm(dtype=self.dtype, name='norm')(embed)
+    return tokens + table.astype(self.dtype)[None]
+
+
 class TextPool(nn.Module):
   """Attention-pooled text (paper, section 2.5).
 

@@ -28,6 +28,8 @@ class UNet(nn.Module):
     dtype = jnp.dtype(unet.dtype)
     text = cond.text.embed.astype(dtype)
     mask = cond.text.mask
+    if unet.text_positions:
+      text = layers.TextPositions(dtype, name='text_positions')(text)
 
     emb = layers.LevelEmbedding(unet.embed_dim, dtype, name='time')(logsnr)
     pool = layers.TextPool(

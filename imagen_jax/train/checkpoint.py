@@ -65,7 +65,7 @@ class Checkpointer:
     self._manager.save(
       int(state.step),
       # When to save is the loop's business. Unforced, Orbax may leave a save
-      # out in silence, as when the one before it is still being written.
+      # out without a word, as where the step is not after the newest one.
       force=True,
       args=ocp.args.Composite(
         state=ocp.args.PyTreeSave(state),

@@ -176,7 +176,7 @@ def _make_sampler(config, store, mesh):
   some = dataclasses.replace(
     config, train=dataclasses.replace(config.train, batch_size=num)
   )
-  with loader_lib.eval_batches(some, rows=(0, num), store=store) as loader:
+  with loader_lib.eval_batches(some, rows=range(num), store=store) as loader:
     return samples_lib.Sampler(config, next(loader), mesh)
 
 

@@ -2,12 +2,12 @@
 
 import dataclasses
 import functools
+import re
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from imagen_jax import config
@@ -42,8 +42,11 @@ def normal(seed, *shape):
   return jax.random.normal(jax.random.key(seed), shape)
 
 
-def inputs(design, *, size=SIZE):
-  """z, logsnr and condition of two images; the captions have 3 and 1 tokens."""
+def inputs(design, *, size=SIZE, **changes):
+  """z, logsnr and condition of two images, of 3 and 1 tokens.
+
+  `changes` are put in the place of fields of the condition.
+  """
   mask = jnp.array([[1, 1, 1, 0], [1, 0, 0, 0]], bool)
   text = structs.TextCond(normal(0, 2, 4, 6) * mask[..., None], mask)
   cond = structs.Cond(text)
@@ -51,14 +54,45 @@ def inputs(design, *, size=SIZE):
     cond = cond.replace(
       lowres=normal(1, 2, size, size, 3), aug_logsnr=jnp.array([0.0, 3.0])
     )
-  return normal(2, 2, size, size, 3), jnp.array([-1.0, 2.0]), cond
+  z, logsnr = normal(2, 2, size, size, 3), jnp.array([-1.0, 2.0])
+  return z, logsnr, cond.replace(**changes)
 
 
-def init(network, arguments):
-  params = jax.jit(network.init)(jax.random.key(0), *arguments)['params']
-  return sharding.unbox(params)
+def with_unet(design, **changes):
+  """The design's network with settings of its config changed."""
+  network = NETS[design]
+  return network.clone(unet=dataclasses.replace(network.unet, **changes))
 
 
+@functools.cache
+def shaken(network, design):
+  """Parameters at random, none zero; by NumPy, which has not to compile."""
+  boxed = jax.eval_shape(network.init, jax.random.key(0), *inputs(design))
+  rng = np.random.default_rng(0)
+
+  def draw(path, leaf):
+    scale = np.prod(leaf.shape[:-1]) ** -0.5 if leaf.ndim > 1 else 0.3
+    value = scale * rng.normal(size=leaf.shape) + (path[-1].key == 'scale')
+    return jnp.asarray(value, leaf.dtype)
+
+  return jax.tree.map_with_path(draw, sharding.unbox(boxed['params']))
+
+
+def params_of(design):
+  return shaken(NETS[design], design)
+
+
+@functools.cache
+def apply_fn(network):
+  """(params, z, logsnr, cond) -> output, jitted."""
+  return jax.jit(lambda params, *args: network.apply({'params': params}, *args))
+
+
+def apply(design, *arguments):
+  return apply_fn(NETS[design])(params_of(design), *arguments)
+
+
+@functools.cache
 def value_and_grad(network):
   def loss(params, *arguments):
     out = network.apply({'params': params}, *arguments)
@@ -67,35 +101,9 @@ def value_and_grad(network):
   return jax.jit(jax.value_and_grad(loss))
 
 
-@functools.cache
-def trained(design):
-  """A network's parameters after a few steps, and its gradients there.
-
-  What is zero at first (last convolutions) hides a part of the network from
-  the first steps.
-  """
-  arguments = inputs(design)
-  step = value_and_grad(NETS[design])
-  params = init(NETS[design], arguments)
-  tx = optax.adam(0.02)
-  opt_state = tx.init(params)
-  for _ in range(4):
-    _, grads = step(params, *arguments)
-    updates, opt_state = tx.update(grads, opt_state)
-    params = optax.apply_updates(params, updates)
-  return params, step(params, *arguments)
-
-
-@functools.cache
-def applied(design):
-  """The trained network: (z, logsnr, cond) -> output, jitted."""
-  params, _ = trained(design)
-  return functools.partial(jax.jit(NETS[design].apply), {'params': params})
-
-
 @BOTH
 def test_every_parameter_learns(design):
-  _, (_, grads) = trained(design)
+  _, grads = value_and_grad(NETS[design])(params_of(design), *inputs(design))
   still = [
     jax.tree_util.keystr(path)
     for path, leaf in jax.tree.leaves_with_path(grads)
@@ -105,64 +113,63 @@ def test_every_parameter_learns(design):
 
 
 @BOTH
-def test_output_is_zero_at_first(design):
-  arguments = inputs(design)
+def test_the_last_convolution_is_zero_at_first(design):
   network = NETS[design]
-  out = network.apply({'params': init(network, arguments)}, *arguments)
-  np.testing.assert_array_equal(out, np.zeros((2, SIZE, SIZE, 3)))
 
+  @jax.jit
+  def init(key, *arguments):
+    # The rest is not asked for, so not computed.
+    return network.init(key, *arguments)['params']['out']['kernel']
 
-def condition(design, **changes):
-  z, logsnr, cond = inputs(design)
-  return z, logsnr, cond.replace(**changes)
+  kernel = init(jax.random.key(0), *inputs(design))
+  np.testing.assert_array_equal(sharding.unbox(kernel), np.zeros((3, 3, 8, 3)))
 
 
 def changed_inputs(design):
   """By name, the inputs with one of them changed in the first image alone."""
   z, logsnr, cond = inputs(design)
-  text = cond.text
+  token = cond.text.replace(embed=cond.text.embed.at[0, 1, 2].add(1.0))
+  fewer = cond.text.replace(mask=cond.text.mask.at[0, 2].set(False))
   changed = {
     'z': (z.at[0, 2, 2].add(0.5), logsnr, cond),
     'logsnr': (z, logsnr.at[0].add(1.0), cond),
-    'token': condition(
-      design, text=text.replace(embed=text.embed.at[0, 1, 2].add(1.0))
-    ),
-    'mask': condition(
-      design, text=text.replace(mask=text.mask.at[0, 2].set(False))
-    ),
+    'token': inputs(design, text=token),
+    'mask': inputs(design, text=fewer),
   }
   if NETS[design].lowres:
     lowres, aug_logsnr = cond.lowres, cond.aug_logsnr
-    changed['lowres'] = condition(design, lowres=lowres.at[0, 2, 2].add(0.5))
-    changed['aug'] = condition(design, aug_logsnr=aug_logsnr.at[0].add(1.0))
+    changed['lowres'] = inputs(design, lowres=lowres.at[0, 2, 2].add(0.5))
+    changed['aug'] = inputs(design, aug_logsnr=aug_logsnr.at[0].add(1.0))
   return changed
 
 
 @BOTH
 def test_every_input_counts_and_only_for_its_image(design):
-  apply = applied(design)
-  out = apply(*inputs(design))
+  out = apply(design, *inputs(design))
   for name, arguments in changed_inputs(design).items():
-    moved = np.abs(apply(*arguments) - out)
-    assert moved[0].max() > 1e-4, name
+    moved = np.abs(apply(design, *arguments) - out)
+    assert moved[0].max() > 1e-3, name
     assert moved[1].max() < 1e-5, name
 
 
 @BOTH
 def test_pooled_text_and_tokens_both_count(design):
   """Each way of the text, with the other cut off."""
-  params, _ = trained(design)
-  arguments = changed_inputs(design)['token']
+  run = apply_fn(NETS[design])
 
   def moved(cut):
     kept = jax.tree.map_with_path(
-      lambda path, leaf: leaf * (cut not in jax.tree_util.keystr(path)), params
+      lambda path, leaf: leaf * (cut not in jax.tree_util.keystr(path)),
+      params_of(design),
     )
-    apply = functools.partial(jax.jit(NETS[design].apply), {'params': kept})
-    return np.abs(apply(*arguments) - apply(*inputs(design))).max()
+    outs = [
+      run(kept, *arguments)
+      for arguments in (inputs(design), changed_inputs(design)['token'])
+    ]
+    return np.abs(outs[1] - outs[0]).max()
 
-  assert moved('text_pool') > 1e-5
-  assert moved('text_value') > 1e-5
+  assert moved('text_pool') > 1e-3
+  assert moved('text_value') > 1e-3
   assert moved('text_') == 0
 
 
@@ -170,20 +177,17 @@ def test_pooled_text_and_tokens_both_count(design):
 def test_masked_tokens_do_not_count(design):
   text = inputs(design)[2].text
   noisy = jnp.where(text.mask[..., None], text.embed, 50.0)
-  arguments = condition(design, text=text.replace(embed=noisy))
-  apply = applied(design)
-  np.testing.assert_allclose(
-    apply(*arguments), apply(*inputs(design)), rtol=1e-3, atol=1e-5
-  )
+  found = apply(design, *inputs(design, text=text.replace(embed=noisy)))
+  expected = apply(design, *inputs(design))
+  np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
 
 
 @BOTH
 def test_a_caption_of_no_tokens_is_finite(design):
   text = inputs(design)[2].text
   nothing = structs.TextCond(0 * text.embed, jnp.zeros_like(text.mask))
-  params, _ = trained(design)
-  step = value_and_grad(NETS[design])
-  found = step(params, *condition(design, text=nothing))
+  arguments = params_of(design), *inputs(design, text=nothing)
+  found = value_and_grad(NETS[design])(*arguments)
   assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(found))
 
 
@@ -191,107 +195,100 @@ def test_a_caption_of_no_tokens_is_finite(design):
 @pytest.mark.parametrize('stride', [1, 2, 4])
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 def test_shapes_whatever_the_stem(design, stride, dtype):
-  network = NETS[design].clone(
-    unet=dataclasses.replace(NETS[design].unet, stem_stride=stride, dtype=dtype)
-  )
-  arguments = inputs(design, size=16)
+  network = with_unet(design, stem_stride=stride, dtype=dtype)
   out, variables = jax.eval_shape(
-    lambda: network.init_with_output(jax.random.key(0), *arguments)
+    network.init_with_output, jax.random.key(0), *inputs(design, size=16)
   )
   assert out.shape == (2, 16, 16, 3) and out.dtype == jnp.float32
   for leaf in jax.tree.leaves(variables):
     assert leaf.dtype == jnp.float32
 
 
-def test_every_pixel_passes_a_strided_stem():
-  """Whatever the stride, no pixel falls between the stem's windows."""
-  for stride in (1, 2, 4):
-    network = unet.UNet(dataclasses.replace(EFFICIENT, stem_stride=stride))
-    z, logsnr, cond = inputs('base', size=16)
-    shape = jax.eval_shape(network.init, jax.random.key(0), z, logsnr, cond)
-    kernel = sharding.unbox(shape['params']['stem']['kernel'])
-    seen = jax.vjp(
-      lambda z, kernel=kernel, stride=stride: convolve(
-        z, jnp.ones(kernel.shape), stride
-      ),
-      z,
-    )[1]
-    (weight,) = seen(jnp.ones((2, 16 // stride, 16 // stride, 8)))
-    assert weight.min() > 0, stride
+@pytest.mark.parametrize('stride', [1, 2, 4])
+def test_no_pixel_falls_between_the_stems_windows(stride):
+  network = with_unet('base', stem_stride=stride)
+  arguments = inputs('base', size=16)
+  shapes = jax.eval_shape(network.init, jax.random.key(0), *arguments)
+  kernel = sharding.unbox(shapes)['params']['stem']['kernel']
+  stem = lambda z: convolve(z, jnp.ones(kernel.shape), stride).sum()
+  assert jax.grad(stem)(arguments[0]).min() > 0
+
+
+@pytest.mark.parametrize('coordinates, channels', [(False, 3), (True, 5)])
+def test_coordinates_enter_at_the_stem(coordinates, channels):
+  network = with_unet('base', coordinates=coordinates)
+  stem = shaken(network, 'base')['stem']['kernel']
+  assert stem.shape == (3, 3, channels, 8)
+
+
+@pytest.mark.parametrize('positions', [False, True])
+def test_text_positions_tell_the_order_of_tokens(positions):
+  network = with_unet('base', text_positions=positions)
+  run, params = apply_fn(network), shaken(network, 'base')
+  text = inputs('base')[2].text
+  turned = text.replace(embed=text.embed.at[0, :2].set(text.embed[0, 1::-1]))
+  moved = run(params, *inputs('base', text=turned)) - run(
+    params, *inputs('base')
+  )
+  assert (np.abs(moved).max() > 1e-3) == positions
 
 
 @BOTH
 def test_the_size_is_not_in_the_parameters(design):
   """A net trained on crops runs on whole pictures."""
-  params, _ = trained(design)
-  arguments = inputs(design, size=2 * SIZE)
-  out = jax.eval_shape(NETS[design].apply, {'params': params}, *arguments)
+  arguments = params_of(design), *inputs(design, size=2 * SIZE)
+  out = jax.eval_shape(apply_fn(NETS[design]), *arguments)
   assert out.shape == (2, 2 * SIZE, 2 * SIZE, 3)
 
 
-@BOTH
-def test_remat_changes_memory_alone(design):
-  params, (loss, grads) = trained(design)
-  network = NETS[design].clone(
-    unet=dataclasses.replace(NETS[design].unet, remat=True)
-  )
-  arguments = inputs(design)
-  step = value_and_grad(network)
-  again, again_grads = step(params, *arguments)
-  np.testing.assert_allclose(again, loss, rtol=1e-6)
+# The next three are a line of `_blocks` each, whatever the design.
+def test_remat_changes_memory_alone():
+  arguments = params_of('efficient'), *inputs('efficient')
+  plain = value_and_grad(NETS['efficient'])
+  step = value_and_grad(with_unet('efficient', remat=True))
   jax.tree.map(
-    functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
-    again_grads,
-    grads,
+    functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5),
+    step(*arguments),
+    plain(*arguments),
   )
-  assert 'remat' in str(step.trace(params, *arguments).jaxpr)
+  assert 'remat' in str(step.trace(*arguments).jaxpr)
+  assert 'remat' not in str(plain.trace(*arguments).jaxpr)
 
 
-@BOTH
-def test_bfloat16_is_close_to_float32(design):
-  params, _ = trained(design)
-  network = NETS[design].clone(
-    unet=dataclasses.replace(NETS[design].unet, dtype='bfloat16')
-  )
-  arguments = inputs(design)
-  apply = lambda *args: network.apply({'params': params}, *args)
-  found = jax.jit(apply)(*arguments)
-  expected = applied(design)(*arguments)
+def test_bfloat16_is_close_to_float32():
+  run = apply_fn(with_unet('efficient', dtype='bfloat16'))
+  arguments = params_of('efficient'), *inputs('efficient')
+  found, expected = run(*arguments), apply('efficient', *arguments[1:])
   assert found.dtype == jnp.float32
   error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
-  assert 1e-5 < error < 0.05
-  # Nothing but the last convolution is a float32 product.
-  products = [
-    line
-    for line in str(jax.make_jaxpr(apply)(*arguments)).splitlines()
-    if 'conv_general_dilated[' in line or 'dot_general[' in line
-  ]
-  wide = [line for line in products if 'bf16[' not in line.split('=')[0]]
-  assert products and len(wide) <= 1 + sum('f32' in line for line in wide)
+  assert 1e-4 < error < 0.05
 
 
-@BOTH
-def test_dropout_works_in_training_alone(design):
-  params, _ = trained(design)
-  network = NETS[design].clone(
-    unet=dataclasses.replace(NETS[design].unet, dropout=0.5)
+def test_bfloat16_is_in_every_product_but_the_last():
+  run = apply_fn(with_unet('efficient', dtype='bfloat16'))
+  jaxpr = run.trace(params_of('efficient'), *inputs('efficient')).jaxpr
+  convolutions = re.findall(
+    r'(\w+)\[[\d,]*\] = conv_general_dilated', str(jaxpr)
   )
-  arguments = inputs(design)
+  assert set(convolutions[:-1]) == {'bf16'} and convolutions[-1] == 'f32'
 
-  @functools.partial(jax.jit, static_argnums=1)
-  def apply(key, deterministic):
+
+def test_dropout_works_in_training_alone():
+  network = with_unet('base', dropout=0.5)
+  arguments = params_of('base'), *inputs('base')
+
+  @jax.jit
+  def drop(key, params, *args):
     return network.apply(
-      {'params': params},
-      *arguments,
-      deterministic=deterministic,
-      rngs={'dropout': key},
+      {'params': params}, *args, deterministic=False, rngs={'dropout': key}
     )
 
   first, second = jax.random.split(jax.random.key(6))
-  out = applied(design)(*arguments)
-  np.testing.assert_allclose(apply(first, True), out, rtol=1e-5, atol=1e-6)
-  assert np.abs(apply(first, False) - out).max() > 1e-2
-  assert np.abs(apply(first, False) - apply(second, False)).max() > 1e-2
+  once = drop(first, *arguments)
+  assert np.abs(once - drop(second, *arguments)).max() > 1e-2
+  out = apply('base', *arguments[1:])
+  assert np.abs(once - out).max() > 1e-2
+  np.testing.assert_allclose(apply_fn(network)(*arguments), out, atol=1e-5)
 
 
 def convolve(h, kernel, stride=1):
@@ -304,38 +301,49 @@ def convolve(h, kernel, stride=1):
   )
 
 
-def at_first(design):
-  """Parameters at initialisation, but for an output that shows the body.
+def conv(h, params, stride=1):
+  h = convolve(h, params['kernel'], stride)
+  return h + params['bias'][None, None, None]
 
-  Returns them, the network's output, and `finish`: what stem, last norm and
-  output make of a body.
+
+def shortcuts(design):
+  """A network whose every block is its shortcut, as it is at first.
+
+  Returns its parameters, its output, and `finish`, which maps a body to what
+  stem, last norm and last convolution make of it.
   """
   network = NETS[design]
-  arguments = inputs(design)
-  params = init(network, arguments)
-  params['out']['kernel'] = normal(7, *params['out']['kernel'].shape)
-  z, _, cond = arguments
+  z, logsnr, cond = inputs(design)
+  last = re.compile(r"conv_out'\]|attn\d*'\]\['out'\]")
+  params = jax.tree.map_with_path(
+    lambda path, leaf: leaf * (not last.search(jax.tree_util.keystr(path))),
+    params_of(design),
+  )
+  found = apply_fn(network)(params, z, logsnr, cond)
   if network.lowres:
     z = jnp.concatenate([z, cond.lowres], -1)
 
   def finish(body):
-    h = body(convolve(z, params['stem']['kernel']))
+    h = body(conv(z, params['stem']))
     h = nn.GroupNorm(4).apply({'params': params['norm_out']}, h)
-    return convolve(nn.swish(h), params['out']['kernel'])
+    return conv(nn.swish(h), params['out'])
 
-  return params, network.apply({'params': params}, *arguments), finish
+  return params, found, jax.jit(finish, static_argnums=0)
 
 
 def test_wiring_of_the_base():
-  """At first a residual block is its shortcut and attention is nothing.
+  """The paper's way of the skips.
 
-  What is left is the paper's way of the skips: each block's output, and the
-  resampled ones, concatenated in reverse into one block more on the way up.
+  Each block's output, and the resampled ones, are concatenated in reverse
+  into one block more on the way up.
   """
-  params, found, finish = at_first('base')
+  params, found, finish = shortcuts('base')
 
   def skip(h, name):
-    return h @ params[name]['skip']['kernel'] if 'skip' in params[name] else h
+    if 'skip' not in params[name]:
+      return h
+    dense = params[name]['skip']
+    return h @ dense['kernel'] + dense['bias'][None, None, None]
 
   def body(h):
     skips = [h]
@@ -358,22 +366,22 @@ def test_wiring_of_the_base():
 
 
 def test_wiring_of_the_efficient():
-  """At first each residual block and attention is a scale of 1/sqrt 2."""
-  params, found, finish = at_first('efficient')
+  """Skips are added; a block that is its shortcut is a scale of 1/sqrt 2."""
+  params, found, finish = shortcuts('efficient')
   root = 2**-0.5
 
   def resample(h, name, stride=1):
-    return convolve(h, params[name]['kernel'], stride)
+    return conv(h, params[f'{name}_resample'], stride)
 
   def body(h):
     skips = [h]
     # One block; then two and an attention.
     for level, sums in ((0, 1), (1, 3)):
-      h = resample(h, f'down{level}_resample', 2) * root**sums
+      h = resample(h, f'down{level}', 2) * root**sums
       skips.append(h)
     for level, sums in ((1, 3), (0, 1)):
       h = (h + skips.pop()) * root ** (1 + sums)
-      h = layers.depth_to_space(resample(h, f'up{level}_resample'), 2)
+      h = layers.depth_to_space(resample(h, f'up{level}'), 2)
     return (h + skips.pop()) * root
 
   np.testing.assert_allclose(found, finish(body), rtol=1e-3, atol=1e-3)
@@ -381,7 +389,6 @@ def test_wiring_of_the_efficient():
 
 def test_every_convolution_of_the_efficient_is_at_the_smaller_size():
   """But the stem, the output, and the first of a DBlock, which halves."""
-  network, arguments = NETS['efficient'], inputs('efficient')
   sizes = {}
 
   def note(next_function, args, kwargs, context):
@@ -389,22 +396,22 @@ def test_every_convolution_of_the_efficient_is_at_the_smaller_size():
       sizes['/'.join(context.module.path)] = args[0].shape[1]
     return next_function(*args, **kwargs)
 
+  network, arguments = NETS['efficient'], inputs('efficient')
   with nn.intercept_methods(note):
     jax.eval_shape(network.init, jax.random.key(0), *arguments)
-  expected = {'stem': 8, 'out': 8, 'down0_resample': 8, 'down1_resample': 4}
-  for name, size in sizes.items():
-    assert size == expected.get(
-      name, 2 if name[: name.find('_')][-1] == '1' else 4
-    )
+  larger = {'stem': 8, 'out': 8, 'down0_resample': 8, 'down1_resample': 4}
+  assert larger.items() <= sizes.items()
+  for name in sizes.keys() - larger.keys():
+    level = re.match(r'(?:down|up)(\d)_', name)[1]
+    assert sizes[name] == {'0': 4, '1': 2}[level], name
 
 
 def test_attention_is_where_the_config_has_it():
-  names = init(NETS['efficient'], inputs('efficient'))
-  assert {name for name in names if 'attn' in name} == {
-    'down1_attn',
-    'up1_attn',
+  found = {
+    design: {name for name in params_of(design) if 'attn' in name}
+    for design in NETS
   }
-  names = init(NETS['base'], inputs('base'))
-  assert {name for name in names if 'attn' in name} == {
-    f'down1_attn{i}' for i in range(2)
-  } | {f'up1_attn{i}' for i in range(3)} | {'mid_attn'}
+  assert found['efficient'] == {'down1_attn', 'up1_attn'}
+  down = {'down1_attn0', 'down1_attn1'}
+  up = {'up1_attn0', 'up1_attn1', 'up1_attn2'}
+  assert found['base'] == down | {'mid_attn'} | up

@@ -82,6 +82,16 @@ def test_the_newest_are_kept_and_none_is_left_out(tmp_path):
     assert_equal(restored, state(3, shardings))
 
 
+def test_a_save_that_cannot_be_is_no_silence(tmp_path):
+  shardings = places()
+  with checkpoint.Checkpointer(str(tmp_path)) as checkpointer:
+    checkpointer.save(state(2, shardings), {}, CONFIG)
+    with pytest.raises(ValueError, match='already exists'):
+      checkpointer.save(state(2, shardings), {}, CONFIG)
+    checkpointer.save(state(1, shardings), {}, CONFIG)
+    assert checkpointer.steps() == [1, 2]
+
+
 def test_averages_are_read_alone_and_by_name(tmp_path):
   saved = state(5, places(fsdp=4))
   with checkpoint.Checkpointer(str(tmp_path)) as checkpointer:

@@ -1,5 +1,6 @@
 """The optimiser against hand computations."""
 
+import logging
 import math
 
 import jax
@@ -48,6 +49,12 @@ def test_learning_rate(decay, warmup, expected):
   rate = optimizer.learning_rate(cfg)
   for step, value in expected.items():
     np.testing.assert_allclose(rate(step), value, atol=1e-6)
+
+
+def test_no_warmup_is_nothing_to_warn_of(caplog):
+  with caplog.at_level(logging.INFO):
+    optimizer.learning_rate(config(warmup_steps=0))
+  assert not caplog.records
 
 
 def test_adam_against_its_formula():

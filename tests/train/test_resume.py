@@ -74,8 +74,13 @@ def go_on(tiny, workdir, trained, runs):
 
 def test_killed_in_a_save(tiny, trained, runs, tmp_path, capfd):
   said = killed(tiny, tmp_path, 'in a save')
-  # Nothing but our own lines: the libraries have nothing to warn of.
-  assert all(line.startswith('tiny16: ') for line in said.split('\n') if line)
+  # Our own lines alone, save that Orbax finds these checkpoints too frequent.
+  strange = [
+    line
+    for line in said.splitlines()
+    if line.strip() and 'tiny16: ' not in line and 'previous save' not in line
+  ]
+  assert not strange
   assert runs.steps(tmp_path) == [2]
   left = [path.name for path in (tmp_path / 'checkpoints').iterdir()]
   assert len(left) == 2, left

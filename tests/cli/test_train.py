@@ -1,0 +1,102 @@
+"""`imagen-jax train`, in this process, as a person calls it."""
+
+import os
+import shutil
+import signal
+import sys
+
+import pytest
+
+from imagen_jax.cli import main
+from imagen_jax.train import loop
+from imagen_jax.train import metrics
+
+
+@pytest.fixture
+def train(tiny, monkeypatch):
+  """Runs the command with the tiny config; returns its exit status."""
+  monkeypatch.delenv(main.TRACEBACK_VARIABLE, raising=False)
+
+  def train(workdir, *flags):
+    argv = ['train', '--config', tiny, '--workdir', str(workdir), *flags]
+    monkeypatch.setattr(sys, 'argv', ['imagen-jax', *argv])
+    return main.main(argv)
+
+  return train
+
+
+def test_a_finished_run_says_so(train, trained, capsys):
+  assert train(trained) == 0
+  assert f'trained to step 8: {trained}\n' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  'number, status', [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
+def test_a_signal_saves_and_says_how_to_go_on(
+  number, status, train, trained, monkeypatch, tmp_path, capsys
+):
+  run = tmp_path / 'my run'
+  shutil.copytree(trained, run)
+  shutil.rmtree(run / 'checkpoints' / '8')
+
+  advance = metrics.MetricWriter.advance
+
+  def interrupt(self):
+    advance(self)
+    os.kill(os.getpid(), number)
+
+  monkeypatch.setattr(metrics.MetricWriter, 'advance', interrupt)
+  assert train(run, '--set', 'train.keep_checkpoints=5') == status
+  said = capsys.readouterr().err
+  assert f'stopped by signal {int(number)} and saved step 5; go on w' in said
+  assert said.endswith(f"'{run}' --set train.keep_checkpoints=5\n")
+  assert 'go on with: imagen-jax train --config ' in said
+  assert (run / 'checkpoints' / '5').is_dir()
+
+
+def test_a_broken_loss_is_one_line_and_its_own_status(
+  train, monkeypatch, tmp_path, capsys
+):
+  def broken(*args, **kwargs):
+    raise FloatingPointError('loss is nan at step 3')
+
+  monkeypatch.setattr(loop, 'train', broken)
+  assert train(tmp_path) == 1
+  assert capsys.readouterr().err == 'imagen-jax: loss is nan at step 3\n'
+
+
+@pytest.mark.parametrize(
+  'flags, words',
+  [
+    (['--set', 'train.sed=1'], 'train.sed: no such field; did you mean trai'),
+    (['--set', 'train.seed=3'], 'train.seed: 0 -> 3; accepted: the same, an'),
+    (['--set', 'text.store='], 'text.store is empty; accepted: a folder that'),
+    (['--set', 'text.store=no'], 'text.store is '),
+    (['--set', 'train.batch_size=4'], 'train.batch_size is 4; accepted: mul'),
+    (['--process-id', '0'], '--coordinator, --num-processes and --process-id'),
+  ],
+)
+def test_refusals_are_one_line(flags, words, train, trained, capsys):
+  assert train(trained, *flags) == 2
+  said = capsys.readouterr().err
+  assert said.startswith('imagen-jax: ')
+  assert words in said
+  assert said.count('\n') == 1
+
+
+def test_a_changed_config_is_allowed_by_the_flag(train, trained):
+  flags = ['--set', 'data.crop=center', '--allow-config-change']
+  assert train(trained, *flags) == 0
+
+
+def test_a_workdir_that_cannot_be_is_one_line(train, tmp_path, capsys):
+  file = tmp_path / 'file'
+  file.write_text('mine')
+  # The last is of a kernel that makes no folders there, for root neither.
+  for workdir in (file, file / 'below', '/proc/imagen_jax_run'):
+    assert train(workdir) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f'imagen-jax: {workdir}')
+    assert said.count('\n') == 1
+  assert file.read_text() == 'mine'

@@ -1,0 +1,180 @@
+"""The chain of stages, from captions to files."""
+
+import json
+
+import jax
+import numpy as np
+from PIL import Image
+import pytest
+
+from imagen_jax import config as config_lib
+from imagen_jax import export
+from imagen_jax import generate
+from imagen_jax import sharding
+
+PROMPTS = ['a red circle', 'two blue squares', 'a large green star']
+
+
+@pytest.fixture(scope='module')
+def cascade(exports):
+  """Both stages, which share their compiled programs among tests."""
+  stages = [export.load_weights(exports[row]) for row in ('base', 'sr')]
+  mesh = sharding.make_mesh(config_lib.MeshConfig())
+  return generate.Cascade(stages, mesh)
+
+
+@pytest.fixture
+def run(exports, tiny_encoder, tmp_path):
+  """Samples into a folder of `tmp_path`; returns it and its lines."""
+
+  def run(name, prompts=PROMPTS, rows=('base',), **options):
+    options = {
+      'num': 1,
+      'guidance_weights': [None],
+      'steps': None,
+      'sampler': None,
+      'seed': 0,
+      'batch_size': 8,
+      'text_checkpoint': None,
+      **options,
+    }
+    out = tmp_path / name
+    folders = [exports[row] for row in rows]
+    generate.generate(folders, prompts, str(out), **options)
+    lines = (out / 'samples.jsonl').read_text().splitlines()
+    return out, [json.loads(line) for line in lines]
+
+  return run
+
+
+def pixels(out, line):
+  with Image.open(out / line['file']) as image:
+    return np.asarray(image).astype(int)
+
+
+def test_two_stages_make_a_labelled_grid(run):
+  out, lines = run('out', rows=('base', 'sr'), guidance_weights=[[1, 1], None])
+  assert [(line['prompt'], line['guidance_weight']) for line in lines] == [
+    (prompt, weight) for prompt in PROMPTS for weight in ([1, 1], [2.0, 2.0])
+  ]
+  assert all(pixels(out, line).shape == (32, 32, 3) for line in lines)
+  assert len({pixels(out, line).tobytes() for line in lines}) == 6
+  with Image.open(out / 'grid.png') as sheet:
+    width, height = sheet.size
+  assert width >= 2 * 96
+  assert height >= 3 * 96
+
+
+def test_a_picture_depends_on_seed_prompt_and_number_alone(run):
+  out, lines = run('all', num=2)
+  alone, again = run('alone', prompts=PROMPTS[1:2], num=2, batch_size=1)
+  other, changed = run('other', prompts=PROMPTS[1:2], num=2, seed=1)
+  for number in range(2):
+    picture = pixels(out, lines[2 + number])
+    assert lines[2 + number]['number'] == number
+    # To the rounding of a byte.
+    assert abs(pixels(alone, again[number]) - picture).max() <= 1
+    assert abs(pixels(other, changed[number]) - picture).max() > 8
+  assert abs(pixels(out, lines[2]) - pixels(out, lines[3])).max() > 8
+
+
+def test_the_batch_size_changes_nothing(cascade, tiny_encoder):
+  encoded = tiny_encoder(cascade.text).encode(PROMPTS)
+  keys = generate._keys(0, PROMPTS, [0, 0, 0])
+
+  def draw(rows):
+    rows = np.array(rows)
+    weights = np.full((2, len(rows)), 3.0)
+    text = jax.tree.map(lambda x: x[rows], encoded)
+    return np.asarray(cascade(keys[rows], text, weights))[:3]
+
+  whole = draw([0, 1, 2])
+  assert whole.shape == (3, 32, 32, 3)
+  assert abs(whole).max() <= 1
+  assert whole.std() > 0.05
+  # A batch of 8 is split over 8 devices, the others are not.
+  np.testing.assert_allclose(draw([0, 1, 2, 2, 2, 2, 2, 2]), whole, atol=1e-5)
+  for row in range(3):
+    np.testing.assert_allclose(draw([row])[0], whole[row], atol=1e-5)
+
+
+def test_weights_of_guidance_are_per_picture(cascade, tiny_encoder):
+  encoded = tiny_encoder(cascade.text).encode(PROMPTS[:1] * 3)
+  keys = generate._keys(0, PROMPTS[:1] * 3, [0, 0, 0])
+  weights = np.array([[1, 1, 4], [1, 4, 4]])
+  first, second, third = np.asarray(cascade(keys, encoded, weights))
+  assert abs(first - second).max() > 1e-3
+  assert abs(second - third).max() > 1e-3
+
+
+def test_settings_of_sampling_reach_the_stages(run):
+  _, _ = run('own')
+  out, lines = run('own')
+  more, changed = run('more', steps=[5])
+  noisy, ancestral = run('noisy', sampler='ancestral')
+  picture = pixels(out, lines[0])
+  assert abs(pixels(more, changed[0]) - picture).max() > 8
+  assert abs(pixels(noisy, ancestral[0]) - picture).max() > 8
+
+
+def test_zero_is_a_weight_of_guidance(run):
+  _, lines = run('zero', prompts=PROMPTS[:1], guidance_weights=[[0.0]])
+  assert lines[0]['guidance_weight'] == [0.0]
+
+
+@pytest.mark.parametrize(
+  'rows, words',
+  [
+    (('sr',), "stage 'tiny32' takes 16 where the stage before it makes none"),
+    (('base', 'base'), "stage 'tiny16' takes no image where the stage before"),
+    (('sr', 'base'), 'accepted: a base stage, then super-resolution'),
+  ],
+)
+def test_stages_out_of_order_are_refused(rows, words, run):
+  with pytest.raises(ValueError, match=words):
+    run('out', rows=rows)
+
+
+def test_stages_of_two_text_encoders_are_refused(exports):
+  base, sr = (export.load_weights(exports[row]) for row in ('base', 'sr'))
+  text = generate.dataclasses.replace(sr.text, max_length=7)
+  other = generate.dataclasses.replace(sr, text=text)
+  mesh = sharding.make_mesh(config_lib.MeshConfig())
+  words = r"stage 'tiny32' has another text.max_length \(7\) than the base \(6"
+  with pytest.raises(ValueError, match=words):
+    generate.Cascade([base, other], mesh)
+
+
+def test_another_place_of_the_text_encoder(run, monkeypatch):
+  seen = []
+  encoder = generate.encoder_lib.TextEncoder
+
+  def make(text):
+    seen.append(text.checkpoint)
+    return encoder(text)
+
+  monkeypatch.setattr(generate.encoder_lib, 'TextEncoder', make)
+  run('out', prompts=PROMPTS[:1], text_checkpoint='elsewhere')
+  assert seen == ['elsewhere']
+
+
+def test_a_folder_that_cannot_be_is_refused_first(run, tmp_path, monkeypatch):
+  monkeypatch.setattr(generate, 'Cascade', None)
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(OSError, match='file'):
+    run('file')
+
+
+def test_a_grid_of_many_pictures_stays_small(run, monkeypatch):
+  monkeypatch.setattr(generate, '_GRID_ROWS', 2)
+  shown = []
+  monkeypatch.setattr(
+    generate.grid,
+    'grid',
+    lambda pictures, labels, **_: (
+      shown.append((len(pictures), labels)) or Image.new('RGB', (1, 1))
+    ),
+  )
+  _, lines = run('out', num=3, batch_size=2)
+  assert len(lines) == 9
+  assert shown == [(2, [PROMPTS[0]] * 2)]
