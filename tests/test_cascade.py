@@ -209,11 +209,11 @@ def test_an_image_does_not_depend_on_the_others(stage):
 
 
 def test_a_guidance_weight_for_each_image():
-  weights = jnp.array([3.0, 1.0, 3.0, 0.0])
+  weights = jnp.array([1.0, 3.0, 0.0, 3.0])
   own = sampling(BASE)(keys(0, 1, 2, 3), text(), None)
   each = sampling(BASE, True)(keys(0, 1, 2, 3), text(), None, weights)
-  np.testing.assert_allclose(each[::2], own[::2], rtol=1e-4, atol=1e-5)
-  assert np.abs(each - own)[1::2].max((1, 2, 3)).min() > 1e-3
+  np.testing.assert_allclose(each[1::2], own[1::2], rtol=1e-4, atol=1e-5)
+  assert np.abs(each - own)[::2].max((1, 2, 3)).min() > 1e-3
 
 
 def test_lowres_is_corrupted_once_at_the_stages_level():
