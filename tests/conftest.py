@@ -94,7 +94,7 @@ def get_config(row='base'):
       crop='random',
     ),
     optimizer=config.OptimizerConfig(
-      name='adam', learning_rate=0.01, warmup_steps=2, decay='cosine',
+      name='adam', learning_rate=0.01, warmup_steps=2,
     ),
     train=config.TrainConfig(
       batch_size=8, num_steps=8, ema_decay=0.9, log_every=2,

@@ -65,10 +65,13 @@ def test_an_export_replaces_another(workdirs, tmp_path):
   assert len(list(tmp_path.glob('*.safetensors'))) == 1
 
 
+@pytest.mark.parametrize('replaces', [False, True])
 def test_a_killed_export_is_refused_and_done_again(
-  workdirs, tmp_path, monkeypatch
+  replaces, workdirs, tmp_path, monkeypatch
 ):
   out = str(tmp_path / 'out')
+  if replaces:
+    export.export_weights(workdirs['base'], out, step=2)
   save = export.safetensors.save
   files = []
 
@@ -83,6 +86,7 @@ def test_a_killed_export_is_refused_and_done_again(
     export.export_weights(workdirs['base'], out, shard_bytes=4096)
   with pytest.raises(ValueError, match='has no manifest.json; accepted: a fol'):
     export.load_weights(out)
+  monkeypatch.undo()
   export.export_weights(workdirs['base'], out)
   assert export.load_weights(out).step == 4
 

@@ -107,6 +107,18 @@ def test_weights_of_guidance_are_per_picture(cascade, tiny_encoder):
   assert abs(second - third).max() > 1e-3
 
 
+def test_stages_have_noise_of_their_own(cascade, tiny_encoder, monkeypatch):
+  seen = []
+
+  def draw(params, keys, text, lowres, weight):
+    seen.extend(map(tuple, np.asarray(jax.random.key_data(keys)).tolist()))
+
+  monkeypatch.setattr(cascade, '_draw', [draw, draw])
+  keys = generate._keys(0, PROMPTS, [0, 0, 0])
+  cascade(keys, tiny_encoder(cascade.text).encode(PROMPTS), np.ones((2, 3)))
+  assert len(set(seen)) == len(seen) == 6
+
+
 def test_settings_of_sampling_reach_the_stages(run):
   _, _ = run('own')
   out, lines = run('own')

@@ -43,6 +43,11 @@ def start(
     cache = pathlib.Path.home() / '.cache' / 'imagen_jax' / 'xla'
     jax.config.update('jax_compilation_cache_dir', str(cache))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+  if coordinator and simulated_devices:
+    # On CPUs the programs of the processes differ, and JAX keeps those of
+    # process 0 alone. Found ready, they would have it wait at the first
+    # exchange for longer than the 30 seconds that Gloo, which makes it, allows.
+    jax.config.update('jax_enable_compilation_cache', False)
   if coordinator:
     jax.distributed.initialize(coordinator, num_processes, process_id)
   elif not simulated_devices and _is_tpu_host():

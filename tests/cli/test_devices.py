@@ -43,6 +43,8 @@ def test_hosts_elsewhere_are_told(started):
   assert started['initialize'] == ('host:1', 2, 0)
   assert started['jax_num_cpu_devices'] == 4
   assert started['jax_platforms'] == 'cpu'
+  # Which serves process 0 alone.
+  assert started['jax_enable_compilation_cache'] is False
 
 
 @pytest.mark.parametrize(

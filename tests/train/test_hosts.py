@@ -1,6 +1,7 @@
 """Two processes of four simulated devices each, as two hosts of a pod."""
 
 import contextlib
+import pathlib
 import re
 import signal
 import socket
@@ -41,7 +42,9 @@ def started(tiny, workdir, *assignments):
 
 def said(workdir):
   """What each process has written to stderr."""
-  return [open(f'{workdir}.{number}').read() for number in range(2)]
+  return [
+    pathlib.Path(f'{workdir}.{number}').read_text() for number in range(2)
+  ]
 
 
 def finish(processes):
