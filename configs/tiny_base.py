@@ -46,8 +46,8 @@ def get_config(row: str = 'quick') -> config.Config:
       image_size=16,
       unet=config.UNetConfig(
         design='base',
-        channels=(128,),
-        num_res_blocks=(2,),
+        channels=(96,),
+        num_res_blocks=(1,),
         self_attention=(True,),
         text_attention=(True,),
         stem_stride=4,
@@ -87,11 +87,11 @@ def get_config(row: str = 'quick') -> config.Config:
     mesh=config.MeshConfig(data=-1, simulated_devices=2),
     train=config.TrainConfig(
       batch_size=32,
-      num_steps=1800,
-      ema_decay=0.995,
+      num_steps=4000,
+      ema_decay=0.998,
       log_every=50,
-      checkpoint_every=450,
-      sample_every=900,
+      checkpoint_every=1000,
+      sample_every=2000,
     ),
   )
   return config.override(quick, [f'{k}={v}' for k, v in ROWS[row].items()])

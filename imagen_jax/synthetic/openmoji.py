@@ -64,10 +64,9 @@ QUICK_OBJECTS = (
 )  # fmt: skip
 
 _SIZE_JITTER = 0.05
-_MARGIN = 0.012  # Of the picture, around a single object.
-_QUARTER_MARGIN = 0.03  # Of a quarter: objects are twice that apart.
-_OFF_CENTRE = 0.19  # From the middle of the picture to 'left', 'top', ...
-_WANDER = 0.03  # A single object's jitter around its place.
+_MARGIN = 0.015
+_OFF_CENTRE = 0.17  # From the middle of the picture to 'left', 'top', ...
+_WANDER = 0.03
 _DIMMEST = 0.96
 _HELDOUT_BACKGROUND = 0.12
 _HELDOUT_COUNT = 0.06
@@ -245,15 +244,11 @@ def lay_out(statement: Statement, rng: np.random.Generator) -> Scene:
   """Returns `statement` with size, positions and brightness drawn."""
   jitter = 1 + rng.uniform(-_SIZE_JITTER, _SIZE_JITTER)
   extent = EXTENTS[statement.count] * float(jitter)
+  places = layout.PLACES[statement.count]
   if statement.count == 1:
-    dx, dy = rng.uniform(-_WANDER, _WANDER, size=2)
-    x, y = _place(statement.position)
-    # Never over the border, however large the draw of the size.
-    low, high = extent / 2 + _MARGIN, 1 - extent / 2 - _MARGIN
-    centres = [(float(v) for v in np.clip((x + dx, y + dy), low, high))]
-  else:
-    halves = [extent / 2] * statement.count
-    centres = layout.in_quarters(rng, halves, _QUARTER_MARGIN)
+    places = (_place(statement.position),)
+  halves = [extent / 2] * statement.count
+  centres = layout.wander(rng, places, halves, most=_WANDER, margin=_MARGIN)
   placed = tuple(Placed(*centre, extent) for centre in centres)
   return Scene(statement, placed, float(rng.uniform(_DIMMEST, 1)))
 

@@ -28,7 +28,7 @@ COLOURS = {
 }
 SHAPES = ('circle', 'square', 'triangle', 'cross')
 # Diameter of a circle of that size over the picture's side.
-SIZES = {'small': 0.21, 'large': 0.37}
+SIZES = {'small': 0.26, 'large': 0.4}
 RELATIONS = ('to the left of', 'to the right of', 'above', 'below')
 KINDS = {'relation': 0.45, 'count': 0.35, 'single': 0.20}
 BACKGROUND = (246, 244, 239)
@@ -41,11 +41,10 @@ EXTENTS = {
   'cross': (1.1, 1.1),
 }
 CROSS_ARM = 0.38  # Width of a cross's bar over the diameter.
-_SIZE_JITTER = 0.08
+_SIZE_JITTER = 0.04
 _DIMMEST = 0.95  # The background's brightness is drawn from here to 1.
-_MARGIN = 0.02
-_APART = 0.3
-_ASIDE = 0.1
+_MARGIN = 0.01
+_WANDER = 0.04  # Of a centre from its place, over the picture's side.
 _SUPERSAMPLING = 4
 _HELDOUT = {'relation': 0.15, 'count': 0.2, 'single': 0.2}
 
@@ -230,7 +229,7 @@ def lay_out(statement: Statement, rng: np.random.Generator) -> Scene:
   """Returns `statement` with sizes and positions drawn.
 
   Objects keep clear of each other and of the border. In a relation the
-  centres are at least 0.3 apart along its axis and at most 0.1 across it.
+  centres are half the picture apart along its axis, but for a little wander.
   """
   things = statement.things * statement.count
   # Several alike are alike in size as well.
@@ -244,33 +243,17 @@ def lay_out(statement: Statement, rng: np.random.Generator) -> Scene:
     max(EXTENTS[thing.shape]) * diameter / 2
     for thing, diameter in zip(things, diameters)
   ]
-  if statement.kind == 'single':
-    centres = (layout.anywhere(rng, halves[0], _MARGIN),)
-  elif statement.kind == 'count':
-    centres = layout.in_quarters(rng, halves, _MARGIN)
-  else:
-    centres = _related(rng, statement.relation, halves)
+  places = layout.PLACES[len(things)]
+  if statement.relation in ('to the right of', 'below'):
+    places = places[::-1]
+  if statement.relation in ('above', 'below'):
+    places = tuple(place[::-1] for place in places)
+  centres = layout.wander(rng, places, halves, most=_WANDER, margin=_MARGIN)
   placed = tuple(
     Placed(thing, *centre, diameter)
     for thing, centre, diameter in zip(things, centres, diameters)
   )
   return Scene(statement, placed, float(rng.uniform(_DIMMEST, 1)))
-
-
-def _related(rng, relation, halves):
-  swapped = relation in ('to the right of', 'below')
-  centres = layout.side_by_side(
-    rng,
-    tuple(halves[::-1] if swapped else halves),
-    margin=_MARGIN,
-    apart=_APART,
-    aside=_ASIDE,
-  )
-  if swapped:
-    centres = centres[::-1]
-  if relation in ('above', 'below'):
-    centres = tuple(centre[::-1] for centre in centres)
-  return centres
 
 
 def render(scene: Scene, size: int) -> np.ndarray:

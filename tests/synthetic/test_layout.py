@@ -6,43 +6,41 @@ import pytest
 from imagen_jax.synthetic import layout
 
 
+@pytest.mark.parametrize('count', layout.PLACES)
 @pytest.mark.parametrize('half', [0.05, 0.2, 0.23])
-def test_boxes_in_quarters_keep_apart(half):
+def test_boxes_keep_apart_and_inside(count, half):
   rng = np.random.default_rng(0)
   for _ in range(200):
-    centres = layout.in_quarters(rng, [half] * 4, 0.02)
+    centres = layout.wander(
+      rng, layout.PLACES[count], [half] * count, most=0.3, margin=0.02
+    )
     for x, y in centres:
       assert min(x, y, 1 - x, 1 - y) >= half + 0.02 - 1e-9
     for (x, y), (u, v) in itertools.combinations(centres, 2):
       assert max(abs(x - u), abs(y - v)) >= 2 * half + 0.04 - 1e-9
 
 
-def test_each_quarter_is_used():
+def test_centres_wander_so_far_and_no_further():
   rng = np.random.default_rng(0)
-  seen = {
-    (x > 0.5, y > 0.5)
-    for _ in range(100)
-    for x, y in layout.in_quarters(rng, [0.1, 0.1], 0.02)
-  }
-  assert len(seen) == 4
+  place = ((0.4, 0.5),)
+  found = np.array(
+    [
+      layout.wander(rng, place, [0.1], most=0.05, margin=0.02)[0]
+      for _ in range(2000)
+    ]
+  )
+  assert np.abs(found - place).max() <= 0.05
+  assert np.abs(found - place).max(axis=0) == pytest.approx(0.05, abs=0.005)
 
 
-def test_anywhere_reaches_the_margins_and_no_further():
+def test_a_box_that_fills_its_quarter_stays():
   rng = np.random.default_rng(0)
-  points = np.array([layout.anywhere(rng, 0.2, 0.05) for _ in range(2000)])
-  assert points.min() == pytest.approx(0.25, abs=0.01)
-  assert points.max() == pytest.approx(0.75, abs=0.01)
+  places = layout.PLACES[4]
+  assert layout.wander(rng, places, [0.25] * 4, most=0.1, margin=0.02) == places
 
 
-@pytest.mark.parametrize('halves', [(0.1, 0.1), (0.22, 0.1), (0.1, 0.22)])
-def test_side_by_side(halves):
-  rng = np.random.default_rng(0)
-  for _ in range(500):
-    pairs = layout.side_by_side(rng, halves, margin=0.02, apart=0.3, aside=0.1)
-    (along, across), (along_second, across_second) = pairs
-    gap = along_second - along
-    assert gap >= max(0.3, sum(halves) + 0.04) - 1e-9
-    assert abs(across - across_second) <= 0.1 + 1e-9
-    for centre, half in zip(pairs, halves):
-      assert min(centre) >= half + 0.02 - 1e-9
-      assert max(centre) <= 1 - half - 0.02 + 1e-9
+def test_each_place_takes_one_box():
+  with pytest.raises(ValueError, match='zip'):
+    layout.wander(
+      np.random.default_rng(0), layout.PLACES[2], [0.1], most=0.1, margin=0.02
+    )

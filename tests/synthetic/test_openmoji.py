@@ -141,7 +141,7 @@ def test_drawings_stay_inside_and_apart():
     if scene.statement.count > 1:
       one, two, *_ = scene.placed
       apart = max(abs(one.x - two.x), abs(one.y - two.y))
-      assert apart >= one.extent + 0.059
+      assert apart >= one.extent + 0.029
 
 
 def test_positions():
@@ -152,10 +152,10 @@ def test_positions():
       means[scene.statement.position].append((placed.x, placed.y))
   for position, (x, y) in {
     'middle': (0.5, 0.5),
-    'left': (0.31, 0.5),
-    'right': (0.69, 0.5),
-    'top': (0.5, 0.31),
-    'bottom': (0.5, 0.69),
+    'left': (0.33, 0.5),
+    'right': (0.67, 0.5),
+    'top': (0.5, 0.33),
+    'bottom': (0.5, 0.67),
   }.items():
     assert np.mean(means[position], 0) == pytest.approx((x, y), abs=0.02)
 
@@ -175,8 +175,9 @@ def test_render_at_two_sizes_is_the_same_picture():
     large = openmoji.render(scene, 256).astype(np.float32)
     small = openmoji.render(scene, 64).astype(np.float32)
     averaged = large.reshape(64, 4, 64, 4, 3).mean((1, 3))
-    # Placement is rounded to pixels: outlines may be half a pixel off.
-    assert np.abs(averaged - small).mean() < 10
+    # Placement is rounded to pixels: outlines may be half a pixel off. Of 60
+    # scenes the same one differs by 13 at most, and another by 25 at least.
+    assert np.abs(averaged - small).mean() < 15
 
 
 def test_too_small_a_picture_is_refused():

@@ -128,11 +128,11 @@ def test_objects_stay_inside_and_apart():
   for scene in scenes(1000):
     boxes = [box(placed) for placed in scene.placed]
     for each in boxes:
-      assert min(each) >= 0.0199 and max(each) <= 0.9801
+      assert min(each) >= 0.0099 and max(each) <= 0.9901
     for one, two in itertools.combinations(boxes, 2):
       gaps = (one[0] - two[2], two[0] - one[2],
               one[1] - two[3], two[1] - one[3])  # fmt: skip
-      assert max(gaps) >= 0.0399
+      assert max(gaps) >= 0.0199
 
 
 def test_a_relation_is_beyond_doubt():
@@ -144,7 +144,7 @@ def test_a_relation_is_beyond_doubt():
       offset = (second.x - first.x, second.y - first.y)
       along = np.dot(offset, directions[scene.statement.relation])
       across = min(map(abs, offset))
-      assert along >= 0.2999 and across <= 0.1001
+      assert along >= 0.4199 and across <= 0.0801
       seen.add(scene.statement.relation)
   assert seen == set(shapes.RELATIONS)
 
