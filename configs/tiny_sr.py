@@ -1,9 +1,10 @@
-"""The quickstart's super-resolution stage: 16 to 64 pixels.
+"""The quickstart's super-resolution stages: 16 to 64 pixels.
 
     bash launch/quickstart.sh
 
-Four times the size, as in the paper. Small by configuration only, as
-`tiny_base.py` is, which says what differs from the paper and why.
+Four times the size, as in the paper; the rows `full64` and `full128` double
+it. Small by configuration only, as `tiny_base.py` is, which says what differs
+from the paper and why.
 """
 
 from imagen_jax import config
@@ -11,6 +12,22 @@ from imagen_jax import config
 ROWS = {
   # Minutes on two cores; what the quickstart runs.
   'quick': {},
+  # A quarter of an hour each: `quickstart.sh --full`, 32 to 64 to 128 pixels.
+  'full64': {
+    'stage.lowres_size': '32',
+    'train.num_steps': '2000',
+    'train.checkpoint_every': '500',
+    'train.sample_every': '1000',
+  },
+  'full128': {
+    'stage.name': 'sr128',
+    'stage.image_size': '128',
+    'stage.lowres_size': '64',
+    'stage.unet.stem_stride': '4',
+    'train.num_steps': '2000',
+    'train.checkpoint_every': '500',
+    'train.sample_every': '1000',
+  },
   # Seconds; what the tests run.
   'test': {
     'stage.unet.channels': '[16, 16]',

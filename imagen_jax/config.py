@@ -200,6 +200,11 @@ class SampleConfig:
       _require(
         0 <= value <= 1, f'stage.sample.{name} is {value!r}; accepted: [0, 1]'
       )
+    # The 0th percentile is the least value: all of a picture would be clipped.
+    _require(
+      self.percentile > 0,
+      f'stage.sample.percentile is {self.percentile!r}; accepted: (0, 1]',
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -477,6 +482,11 @@ def load(spec: str) -> Config:
   module_spec = importlib.util.spec_from_file_location('_config', path)
   module = importlib.util.module_from_spec(module_spec)
   module_spec.loader.exec_module(module)
+  if not callable(getattr(module, 'get_config', None)):
+    raise ValueError(
+      f'--config {path} has no get_config; accepted: a file that defines '
+      'get_config(), as those of configs/ do'
+    )
   if not row:
     return module.get_config()
   rows = getattr(module, 'ROWS', ())

@@ -2,18 +2,22 @@
 # The whole job on one machine, at small scale: from nothing to a cascade that
 # draws captions which it was never shown.
 #
-#   bash launch/quickstart.sh                 # about ten minutes on two cores
-#   bash launch/quickstart.sh --out elsewhere # default: quickstart/
+#   bash launch/quickstart.sh              # minutes on two cores, 16 -> 64 px
+#   bash launch/quickstart.sh --full       # an hour, 32 -> 64 -> 128 px
+#   bash launch/quickstart.sh --rehearsal  # a minute or two; learns nothing
+#   bash launch/quickstart.sh --out DIR    # default: quickstart[-full|...]/
 #   bash launch/quickstart.sh --text-encoder t5_1_1_small  # needs a network
 #
 # What stands in --out already is taken up where it was left.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-out=quickstart
+size=quick
+out=
 text=()
 while [[ $# -gt 0 ]]; do
   case $1 in
+    --full | --rehearsal) size=${1#--}; shift ;;
     --out) out=${2:?--out needs a folder}; shift 2 ;;
     --text-encoder)
       case ${2:-} in
@@ -28,11 +32,33 @@ while [[ $# -gt 0 ]]; do
       esac
       shift 2 ;;
     *)
-      echo "quickstart.sh: unknown argument $1; accepted: --out DIR," \
-        "--text-encoder NAME" >&2
+      echo "quickstart.sh: unknown argument $1; accepted: --full," \
+        "--rehearsal, --out DIR, --text-encoder NAME" >&2
       exit 2 ;;
   esac
 done
+
+# Of each size: pictures to draw and their side, the stages' names and configs,
+# and how many captions are scored of each dataset.
+case $size in
+  quick)
+    pixels=64 num_shapes=8000 num_openmoji=12000
+    stages=(base sr)
+    configs=(configs/tiny_base.py configs/tiny_sr.py)
+    score_shapes=200 score_openmoji=100 ;;
+  full)
+    pixels=128 num_shapes=12000 num_openmoji=24000
+    stages=(base sr64 sr128)
+    configs=(configs/tiny_base.py:full configs/tiny_sr.py:full64
+      configs/tiny_sr.py:full128)
+    score_shapes=200 score_openmoji=200 ;;
+  rehearsal)
+    pixels=64 num_shapes=64 num_openmoji=64
+    stages=(base sr)
+    configs=(configs/tiny_base.py:test configs/tiny_sr.py:test)
+    score_shapes=4 score_openmoji=4 ;;
+esac
+out=${out:-quickstart$([[ $size == quick ]] || echo "-$size")}
 
 SECONDS=0
 act() {
@@ -51,18 +77,15 @@ common=(
   --set "data.tasks.openmoji.path=$out/data/openmoji"
   --set "text.store=$out/embeddings" "${text[@]}"
 )
-train_base=(train --config configs/tiny_base.py --workdir "$out/base"
-  "${common[@]}")
-train_sr=(train --config configs/tiny_sr.py --workdir "$out/sr" "${common[@]}")
 
 act '2/7 drawing the dataset: shapes, and OpenMoji objects'
 "${imagen[@]}" data build --dataset shapes --out "$out/data/shapes" \
-  --num-examples 8000 --size 64
+  --num-examples "$num_shapes" --size "$pixels"
 "${imagen[@]}" data build --dataset openmoji --out "$out/data/openmoji" \
-  --num-examples 12000 --size 64
+  --num-examples "$num_openmoji" --size "$pixels"
 
 act '3/7 encoding the captions with the frozen text encoder'
-"${imagen[@]}" encode --config configs/tiny_base.py --out "$out/embeddings" \
+"${imagen[@]}" encode --config "${configs[0]}" --out "$out/embeddings" \
   "${common[@]}"
 
 # Prints the newest step that a run has logged; nothing before the first.
@@ -77,10 +100,13 @@ losses() {
     "$1/metrics.jsonl" | awk -v at="$2" '$2 > at - 150 && $2 <= at + 150'
 }
 
+train_base=(train --config "${configs[0]}" --workdir "$out/base"
+  "${common[@]}")
 act '4/7 training the base stage, to be stopped in the middle'
 num_steps=$("$venv/bin/python" -c \
-  'from imagen_jax import config
-print(config.load("configs/tiny_base.py").train.num_steps)')
+  'import sys
+from imagen_jax import config
+print(config.load(sys.argv[1]).train.num_steps)' "${configs[0]}")
 "${imagen[@]}" "${train_base[@]}" &
 pid=$!
 trap 'kill "$pid" 2> /dev/null || true' EXIT
@@ -104,26 +130,31 @@ stopped=$(logged "$out/base")
 echo "the loss before and after the stop, at step $stopped:"
 losses "$out/base" "$stopped"
 
-act '5/7 training the super-resolution stage'
-"${imagen[@]}" "${train_sr[@]}"
+for i in "${!stages[@]}"; do
+  [[ $i -gt 0 ]] || continue
+  act "5/7 training super-resolution: ${configs[i]}"
+  "${imagen[@]}" train --config "${configs[i]}" \
+    --workdir "$out/${stages[i]}" "${common[@]}"
+done
 
-act '6/7 exporting the EMA weights of both stages'
-"${imagen[@]}" export --workdir "$out/base" --out "$out/export/base"
-"${imagen[@]}" export --workdir "$out/sr" --out "$out/export/sr"
+act '6/7 exporting the EMA weights of all stages'
+for stage in "${stages[@]}"; do
+  "${imagen[@]}" export --workdir "$out/$stage" --out "$out/export/$stage"
+done
 
 act '7/7 drawing captions that were never in the training set'
 for dataset in shapes openmoji; do
   "${imagen[@]}" data captions --dataset "$dataset" --num 6 --seed 1
 done > "$out/grid_prompts.txt"
-"${imagen[@]}" data captions --dataset shapes --num 200 \
+"${imagen[@]}" data captions --dataset shapes --num "$score_shapes" \
   > "$out/score_prompts.txt"
-"${imagen[@]}" data captions --dataset openmoji --num 100 \
+"${imagen[@]}" data captions --dataset openmoji --num "$score_openmoji" \
   >> "$out/score_prompts.txt"
 # One batch size, so that the second command finds what the first compiled.
-sample=(sample --weights "$out/export/base" "$out/export/sr" --batch-size 36
-  --simulated-devices 2)
+weights=("${stages[@]/#/$out/export/}")
+sample=(sample --weights "${weights[@]}" --batch-size 36 --simulated-devices 2)
 "${imagen[@]}" "${sample[@]}" --prompts "$out/grid_prompts.txt" \
-  --guidance-weight 1 3 6 --out "$out/grid"
+  --guidance-weight 1 2 4 --out "$out/grid"
 "${imagen[@]}" "${sample[@]}" --prompts "$out/score_prompts.txt" \
   --out "$out/samples"
 "${imagen[@]}" score --samples "$out/samples" --out "$out/scores.json"
@@ -131,16 +162,23 @@ sample=(sample --weights "$out/export/base" "$out/export/sr" --batch-size 36
 act 'done'
 cat << EOF
 Look at:
-  $out/grid/grid.png           twelve captions at three guidance weights
-  $out/samples/grid.png        what was scored; the figures: $out/scores.json
-  $out/base, $out/sr           checkpoints, metrics.jsonl, samples/, and
-                               tensorboard --logdir $out
-  $out/export                  the weights, as safetensors
-By hand, with .venv/bin on the PATH:
-  imagen-jax data build --dataset shapes --out DIR --num-examples 8000 --size 64
-  imagen-jax encode --config configs/tiny_base.py --out STORE
-  imagen-jax train --config configs/tiny_base.py --workdir DIR
-  imagen-jax export --workdir DIR --out EXPORT
-  imagen-jax sample --weights $out/export/base $out/export/sr \\
-      --prompt 'a large red circle above a small blue square' --out DIR
+  $out/grid/grid.png      twelve captions at three guidance weights
+  $out/samples/grid.png   what was scored; the figures: $out/scores.json
+  $out/base, ...          checkpoints, metrics.jsonl, samples/, and events for
+                          tensorboard --logdir $out
+  $out/export             the weights, as safetensors
 EOF
+# Prints a command of imagen-jax, quoted where a shell would need it.
+by_hand() {
+  echo "  imagen-jax$(printf ' %q' "$@")"
+}
+echo "By hand, with $venv/bin on the PATH:"
+by_hand data build --dataset shapes --out "$out/mine/shapes" \
+  --num-examples "$num_shapes" --size "$pixels"
+by_hand encode --config "${configs[0]}" --out "$out/mine/embeddings" \
+  "${common[@]}"
+by_hand train --config "${configs[0]}" --workdir "$out/mine/base" \
+  "${common[@]}"
+by_hand export --workdir "$out/mine/base" --out "$out/mine/export"
+by_hand sample --weights "${weights[@]}" --out "$out/mine/samples" \
+  --prompt 'a large red circle above a small blue square'

@@ -92,6 +92,7 @@ def example():
     ('SampleConfig', {'guidance_weight': -1}, 'guidance_weight is -1'),
     ('SampleConfig', {'gamma': 2}, 'gamma is 2'),
     ('SampleConfig', {'percentile': 2}, 'percentile is 2'),
+    ('SampleConfig', {'percentile': 0}, 'percentile is 0'),
     ('SampleConfig', {'aug_level': 2}, 'aug_level is 2'),
     ('StageConfig', {'image_size': 2}, 'image_size is 2; accepted: 4'),
     (
@@ -401,6 +402,13 @@ def test_load_refuses_a_row_of_a_file_without_rows(tmp_path):
   path.write_text('def get_config(): pass')
   with pytest.raises(ValueError, match="no row 'a'; accepted: none"):
     config_lib.load(f'{path}:a')
+
+
+def test_load_refuses_a_file_without_get_config(tmp_path):
+  path = tmp_path / 'run.py'
+  path.write_text('config = 1')
+  with pytest.raises(ValueError, match='run.py has no get_config; accepted:'):
+    config_lib.load(str(path))
 
 
 def test_to_json_is_plain_json():

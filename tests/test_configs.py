@@ -77,7 +77,11 @@ def test_the_tests_nets_are_tiny(name):
 
 
 def test_the_cascades_fit():
-  for stages in (('tiny_base', 'tiny_sr'), ('base64', 'sr256')):
+  for stages in (
+    ('tiny_base', 'tiny_sr'),
+    ('tiny_base:full', 'tiny_sr:full64', 'tiny_sr:full128'),
+    ('base64', 'sr256'),
+  ):
     cascade.check_stages([load(name).stage for name in stages])
 
 

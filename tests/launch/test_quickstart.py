@@ -1,0 +1,62 @@
+"""The quickstart's script, rehearsed, and the commands that it prints."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+VENV = pathlib.Path(sys.prefix)
+# The script installs where nothing has been installed by other means.
+INSTALLED = (VENV / 'imagen-jax.stamp').exists()
+
+
+def quickstart(repo, *words):
+  return subprocess.run(
+    ['bash', repo / 'launch/quickstart.sh', *words],
+    env={**os.environ, 'VENV': str(VENV), 'JAX_NUM_CPU_DEVICES': ''},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+
+
+@pytest.mark.parametrize(
+  'words, told',
+  [
+    (['--fast'], 'unknown argument --fast; accepted: --full'),
+    (['--text-encoder', 'clip'], "is 'clip'; accepted: minilm_l6"),
+  ],
+)
+def test_refuses(repo, words, told):
+  done = quickstart(repo, *words)
+  assert done.returncode == 2
+  assert told in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not INSTALLED, reason='not in an environment of install.sh')
+def test_a_rehearsal_and_the_commands_that_it_prints(repo, tmp_path):
+  done = quickstart(repo, '--rehearsal', '--out', tmp_path)
+  assert done.returncode == 0, done.stdout
+  for name in ('grid/grid.png', 'samples/grid.png', 'export/sr/manifest.json'):
+    assert (tmp_path / name).exists()
+  scores = json.loads((tmp_path / 'scores.json').read_text())
+  assert scores['shapes']['pictures'] == scores['openmoji']['pictures'] == 4
+
+  _, printed = done.stdout.split('on the PATH:\n')
+  commands = printed.splitlines()
+  assert [line.split()[1] for line in commands] == [
+    *('data', 'encode', 'train', 'export', 'sample')
+  ]
+  path = f'{VENV / "bin"}:{os.environ["PATH"]}'
+  for command in commands:
+    subprocess.run(
+      ['bash', '-c', command],
+      cwd=repo,
+      env={**os.environ, 'PATH': path},
+      check=True,
+    )
+  assert (tmp_path / 'mine/samples/grid.png').exists()

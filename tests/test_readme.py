@@ -1,0 +1,78 @@
+"""What README.md tells a person to type is what the programs take."""
+
+import os
+import re
+import subprocess
+
+import pytest
+
+from imagen_jax.cli import main
+
+
+def blocks(text):
+  """Indented lines that are commands, continued lines joined."""
+  joined = re.sub(r'\\\n\s*', '', text)
+  lines = re.findall(r'^    (\S.*)$', joined, flags=re.MULTILINE)
+  # A comment behind a command is not a part of it.
+  return [re.sub(r'\s{2,}#.*', '', line) for line in lines]
+
+
+@pytest.fixture
+def text(repo):
+  return (repo / 'README.md').read_text()
+
+
+def test_scripts_exist(repo, text):
+  scripts = set(re.findall(r'\blaunch/[\w.]+', text))
+  assert len(scripts) > 3
+  # pod.env is what a person makes of the example.
+  missing = {s for s in scripts if not (repo / s).exists()}
+  assert missing <= {'launch/pod.env'}
+
+
+def test_pictures_and_files_exist(repo, text):
+  links = [
+    link
+    for link in re.findall(r'\]\(([^)]+)\)', text)
+    if not link.startswith('https://')
+  ]
+  assert links and all((repo / link).exists() for link in links)
+
+
+def test_pod_commands_rehearse(repo, text):
+  """Settings as in the example, and nothing is called."""
+  commands = [line for line in blocks(text) if 'launch/pod.sh' in line]
+  assert len(commands) == 3
+  settings = {
+    match[1]: match[2] or 'x'
+    for match in re.finditer(
+      r'^#?\s*([A-Z_]+)=(\S*)',
+      (repo / 'launch/pod.env.example').read_text(),
+      flags=re.MULTILINE,
+    )
+  }
+  for command in commands:
+    rehearsed = command.replace('pod.sh', 'pod.sh --dry-run', 1)
+    subprocess.run(
+      ['bash', '-c', rehearsed],
+      cwd=repo,
+      env={**os.environ, **settings},
+      check=True,
+      capture_output=True,
+    )
+
+
+def test_commands_of_the_table_are_taken(text, capsys):
+  """All commands are there, and each row's flags are that command's."""
+  rows = re.findall(r'^\| `imagen-jax (\w+)(.*?)` \|', text, re.MULTILINE)
+  assert [name for name, _ in rows] == list(main.COMMANDS)
+  for name, rest in rows:
+    helps = [[name]]
+    if name == 'data':
+      helps = [[name, each] for each in rest.strip().split('\\|')]
+    for words in helps:
+      with pytest.raises(SystemExit, match='0'):
+        main.main([*words, '--help'])
+    shown = capsys.readouterr().out
+    flags = re.findall(r'--[\w-]+', rest)
+    assert all(flag in shown for flag in flags), (name, flags)
