@@ -69,7 +69,7 @@ def get_config(row: str = 'quick') -> config.Config:
       ),
       diffusion=config.DiffusionConfig(prediction='x', loss='x'),
       sample=config.SampleConfig(
-        sampler='ddim', num_steps=24, guidance_weight=2.0
+        sampler='ddim', num_steps=24, guidance_weight=1.5
       ),
     ),
     text=config.TextConfig(

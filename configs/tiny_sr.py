@@ -70,7 +70,7 @@ def get_config(row: str = 'quick') -> config.Config:
       ),
       diffusion=config.DiffusionConfig(prediction='x', loss='x', aug_max=0.5),
       sample=config.SampleConfig(
-        sampler='ddim', num_steps=12, guidance_weight=2.0, aug_level=0.1
+        sampler='ddim', num_steps=12, guidance_weight=1.2, aug_level=0.1
       ),
     ),
     text=config.TextConfig(
