@@ -82,7 +82,10 @@ def get_config(row: str = 'quick') -> config.Config:
     data=config.DataConfig(
       tasks=(
         config.TaskConfig('shapes', path='quickstart/data/shapes'),
-        config.TaskConfig('openmoji', path='quickstart/data/openmoji'),
+        # The harder one more often: 64 objects against 4 shapes.
+        config.TaskConfig(
+          'openmoji', path='quickstart/data/openmoji', rate=1.5
+        ),
       )
     ),
     optimizer=config.OptimizerConfig(
