@@ -11,7 +11,9 @@ from safetensors import numpy as safetensors
 
 import imagen_jax
 from imagen_jax import config as config_lib
+from imagen_jax import sharding
 from imagen_jax.train import checkpoint
+from imagen_jax.train import state
 
 MANIFEST_FILE = 'manifest.json'
 CONFIG_FILE = 'config.json'
@@ -142,9 +144,28 @@ def load_weights(folder: str) -> Stage:
   flat = {}
   for name, sha256 in hashes.items():
     flat.update(safetensors.load(_checked(folder / name, sha256)))
+  _check_complete(folder, flat, config)
   return Stage(
     stage=config.stage, text=config.text, params=unflatten(flat), step=step
   )
+
+
+def _check_complete(folder, flat, config):
+  """Raises ValueError unless `flat` has all arrays of the config's network."""
+  wanted = {
+    name: leaf.shape
+    for name, leaf in flatten(
+      sharding.unbox(state.abstract_params(config))
+    ).items()
+  }
+  found = {name: leaf.shape for name, leaf in flat.items()}
+  if found != wanted:
+    wrong = [n for n in wanted | found if wanted.get(n) != found.get(n)]
+    raise ValueError(
+      f'--weights {folder} does not hold the network of its config: '
+      f'{len(wrong)} arrays differ, {wrong[0]} is {found.get(wrong[0])}, '
+      f'the network has {wanted.get(wrong[0])}; export it again'
+    )
 
 
 def _checked(path, sha256):

@@ -129,6 +129,16 @@ def test_what_is_not_whole_is_refused(copy, harm, words):
     export.load_weights(str(copy))
 
 
+def test_a_manifest_that_lists_less_is_refused(exports, tmp_path):
+  out = tmp_path / 'out'
+  shutil.copytree(exports['base'], out)
+  file = out / export.MANIFEST_FILE
+  manifest = json.loads(file.read_text())
+  file.write_text(json.dumps({**manifest, 'files': {}}))
+  with pytest.raises(ValueError, match='not hold the network .* is None, the'):
+    export.load_weights(str(out))
+
+
 def test_missing_checkpoints_are_refused(workdirs, tmp_path):
   out = str(tmp_path / 'out')
   with pytest.raises(

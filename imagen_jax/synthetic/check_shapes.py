@@ -36,7 +36,6 @@ _BLURS = (0, 0.6, 1.0)  # That a generated picture may have, in pixels.
 _LEAST_OVERLAP = 0.72
 _NEAR_BACKGROUND = 60  # Distance in RGB.
 _APART = 0.1  # Least distance of centres for a relation to be seen.
-_FLIPS = {'to the right of': 'to the left of', 'below': 'above'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,8 +223,8 @@ def _holds(pairs, relation):
     np.mean([(s.x, s.y) for s, index in pairs if index == wanted], axis=0)
     for wanted in (0, 1)
   ]
-  if relation in _FLIPS:
-    relation = _FLIPS[relation]
+  if relation in shapes.MIRRORED:
+    relation = shapes.MIRRORED[relation]
     centres = centres[::-1]
   dx, dy = centres[1] - centres[0]
   along, across = (dx, dy) if relation == 'to the left of' else (dy, dx)

@@ -3,7 +3,7 @@
 Three kinds of statement: one thing ('a large red circle'), several alike
 ('three small green squares') and two in relation ('a small red triangle to
 the left of a large blue circle'). There are 2,400 statements in all (48, 144
-and 2,208), of which 366 are held out of training.
+and 2,208), of which 396 are held out of training.
 """
 
 import dataclasses
@@ -30,6 +30,7 @@ SHAPES = ('circle', 'square', 'triangle', 'cross')
 # Diameter of a circle of that size over the picture's side.
 SIZES = {'small': 0.26, 'large': 0.4}
 RELATIONS = ('to the left of', 'to the right of', 'above', 'below')
+MIRRORED = {'to the right of': 'to the left of', 'below': 'above'}
 KINDS = {'relation': 0.45, 'count': 0.35, 'single': 0.20}
 BACKGROUND = (246, 244, 239)
 
@@ -132,17 +133,21 @@ def is_heldout(statement: Statement) -> bool:
   """Whether `statement` is of a combination that training never shows.
 
   A combination is the colour, shape and size of a single thing; the colour,
-  shape and count of several; the colours, shapes and relation of two.
+  shape and count of several; the colours, shapes and relation of two, whichever
+  way round it is told: 'a red circle above a blue square' shows what 'a blue
+  square below a red circle' does, and both are held out or neither is.
   """
-  first = statement.things[0]
+  things, relation = statement.things, statement.relation
+  if relation in MIRRORED:
+    things, relation = things[::-1], MIRRORED[relation]
+  first = things[0]
   parts = [statement.kind, first.colour, first.shape]
   if statement.kind == 'single':
     parts.append(first.size)
   elif statement.kind == 'count':
     parts.append(str(statement.count))
   else:
-    second = statement.things[1]
-    parts += [statement.relation, second.colour, second.shape]
+    parts += [relation, things[1].colour, things[1].shape]
   return holdout.share('shapes', *parts) < _HELDOUT[statement.kind]
 
 
