@@ -9,6 +9,7 @@ import difflib
 import fnmatch
 import importlib.util
 import json
+import math
 import pathlib
 import types
 import typing
@@ -361,6 +362,14 @@ class OptimizerConfig:
     _one_of('optimizer.decay', self.decay, ('constant', 'cosine'))
     for name in ('learning_rate', 'warmup_steps', 'clip_norm', 'weight_decay'):
       _at_least(f'optimizer.{name}', getattr(self, name), 0)
+      _require(
+        math.isfinite(getattr(self, name)),
+        f'optimizer.{name} is {getattr(self, name)}; accepted: a finite number',
+      )
+    for name in ('b1', 'b2'):
+      value = getattr(self, name)
+      _require(0 <= value < 1, f'optimizer.{name} is {value}; accepted: [0, 1)')
+    _require(0 < self.eps < 1, f'optimizer.eps is {self.eps}; accepted: (0, 1)')
     _require(
       self.name == 'adam' or self.weight_decay == 0,
       f'optimizer.weight_decay is {self.weight_decay} with optimizer.name '
@@ -432,6 +441,7 @@ class TrainConfig:
     ):
       _at_least(f'train.{name}', getattr(self, name), 1)
     _at_least('train.sample_every', self.sample_every, 0)
+    _at_least('train.seed', self.seed, 0)
     _require(
       0 <= self.ema_decay < 1,
       f'train.ema_decay is {self.ema_decay!r}; accepted: [0, 1)',
@@ -487,14 +497,18 @@ def load(spec: str) -> Config:
       f'--config {path} has no get_config; accepted: a file that defines '
       'get_config(), as those of configs/ do'
     )
-  if not row:
-    return module.get_config()
   rows = getattr(module, 'ROWS', ())
-  if row not in rows:
+  if row and row not in rows:
     raise ValueError(
       f'{path} has no row {row!r}; accepted: {", ".join(rows) or "none"}'
     )
-  return module.get_config(row)
+  found = module.get_config(row) if row else module.get_config()
+  if not isinstance(found, Config):
+    raise ValueError(
+      f'get_config of {path} returned a {type(found).__name__}; accepted: an '
+      'imagen_jax.config.Config'
+    )
+  return found
 
 
 def override(config: Config, assignments: typing.Iterable[str]) -> Config:

@@ -94,6 +94,15 @@ def example():
     ('SampleConfig', {'percentile': 2}, 'percentile is 2'),
     ('SampleConfig', {'percentile': 0}, 'percentile is 0'),
     ('SampleConfig', {'aug_level': 2}, 'aug_level is 2'),
+    (
+      'OptimizerConfig',
+      {'learning_rate': float('inf')},
+      'learning_rate is inf; accepted: a finite',
+    ),
+    ('OptimizerConfig', {'b1': 2.0}, r'b1 is 2.0; accepted: \[0, 1\)'),
+    ('OptimizerConfig', {'b2': 1.0}, r'b2 is 1.0; accepted: \[0, 1\)'),
+    ('OptimizerConfig', {'eps': -1.0}, r'eps is -1.0; accepted: \(0, 1\)'),
+    ('TrainConfig', {'seed': -1}, 'train.seed is -1'),
     ('StageConfig', {'image_size': 2}, 'image_size is 2; accepted: 4'),
     (
       'StageConfig',
@@ -408,6 +417,13 @@ def test_load_refuses_a_file_without_get_config(tmp_path):
   path = tmp_path / 'run.py'
   path.write_text('config = 1')
   with pytest.raises(ValueError, match='run.py has no get_config; accepted:'):
+    config_lib.load(str(path))
+
+
+def test_load_refuses_what_is_no_config(tmp_path):
+  path = tmp_path / 'run.py'
+  path.write_text('def get_config(): return {}')
+  with pytest.raises(ValueError, match='returned a dict; accepted: an imagen'):
     config_lib.load(str(path))
 
 

@@ -130,6 +130,11 @@ def _captions(args):
 
 
 def _build(args):
+  if '://' in args.out:
+    raise ValueError(
+      f'--out is {args.out!r}; accepted: a folder of this machine, or of a '
+      'bucket that is mounted as one'
+    )
   from imagen_jax.synthetic import build
 
   build.build(

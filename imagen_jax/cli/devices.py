@@ -12,6 +12,7 @@ def start(
   coordinator: str | None = None,
   num_processes: int | None = None,
   process_id: int | None = None,
+  alone: bool = False,
 ):
   """Configures JAX; to be called before anything computes.
 
@@ -24,6 +25,8 @@ def start(
       each other, and on one host.
     num_processes: of the run; with `coordinator`.
     process_id: of this process, from 0; with `coordinator`.
+    alone: do not wait for the other hosts of a pod, as this command runs on
+      one of them.
 
   Raises:
     ValueError: where only some of the last three are given.
@@ -50,7 +53,7 @@ def start(
     jax.config.update('jax_enable_compilation_cache', False)
   if coordinator:
     jax.distributed.initialize(coordinator, num_processes, process_id)
-  elif not simulated_devices and _is_tpu_host():
+  elif not (simulated_devices or alone) and _is_tpu_host():
     jax.distributed.initialize()
 
 

@@ -82,7 +82,7 @@ def main(args: argparse.Namespace) -> int:
 
   from imagen_jax.cli import devices
 
-  devices.start(args.simulated_devices)
+  devices.start(args.simulated_devices, alone=True)
   from imagen_jax import generate
 
   generate.generate(

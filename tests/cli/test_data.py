@@ -75,6 +75,18 @@ def test_the_number_of_examples_is_needed(tmp_path):
     run('build', '--dataset=shapes', f'--out={tmp_path / "a"}', '--size=16')
 
 
+def test_a_bucket_is_no_folder(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(
+    ValueError, match="--out is 'gs://b/a'; accepted: a folder"
+  ):
+    run(
+      *('build', '--dataset', 'shapes', '--out', 'gs://b/a'),
+      *('--num-examples', 4, '--size', 16),
+    )
+  assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize('flag', ['num', 'scan'])
 def test_numbers_below_one_are_refused(built, flag):
   with pytest.raises(ValueError, match=f'--{flag} is 0; accepted: 1 or more'):

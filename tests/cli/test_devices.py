@@ -34,8 +34,9 @@ def test_hosts_of_a_pod_find_each_other(started, monkeypatch):
   devices.start()
   assert started['initialize'] == ()
   started.clear()
-  devices.start(2)
-  assert 'initialize' not in started
+  for given in ({'simulated_devices': 2}, {'alone': True}):
+    devices.start(**given)
+    assert 'initialize' not in started
 
 
 def test_hosts_elsewhere_are_told(started):
