@@ -24,9 +24,10 @@ ROWS = {
   'full': {
     'stage.name': 'base32',
     'stage.image_size': '32',
-    'train.num_steps': '5500',
-    'train.checkpoint_every': '1375',
-    'train.sample_every': '1375',
+    'stage.unet.stem_stride': '8',
+    'train.num_steps': '14000',
+    'train.checkpoint_every': '3500',
+    'train.sample_every': '3500',
   },
   # Seconds; what the tests run.
   'test': {

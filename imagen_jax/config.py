@@ -93,7 +93,7 @@ class UNetConfig:
         f'stage.unet.{name} has {len(value)} entries, stage.unet.channels '
         f'has {levels}; accepted: one entry a level in both',
       )
-    _one_of('stage.unet.stem_stride', self.stem_stride, (1, 2, 4))
+    _one_of('stage.unet.stem_stride', self.stem_stride, (1, 2, 4, 8))
     _require(
       0 <= self.dropout < 1,
       f'stage.unet.dropout is {self.dropout!r}; accepted: [0, 1)',

@@ -192,19 +192,19 @@ def test_a_caption_of_no_tokens_is_finite(design):
 
 
 @BOTH
-@pytest.mark.parametrize('stride', [1, 2, 4])
+@pytest.mark.parametrize('stride', [1, 2, 4, 8])
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 def test_shapes_whatever_the_stem(design, stride, dtype):
   network = with_unet(design, stem_stride=stride, dtype=dtype)
   out, variables = jax.eval_shape(
-    network.init_with_output, jax.random.key(0), *inputs(design, size=16)
+    network.init_with_output, jax.random.key(0), *inputs(design, size=32)
   )
-  assert out.shape == (2, 16, 16, 3) and out.dtype == jnp.float32
+  assert out.shape == (2, 32, 32, 3) and out.dtype == jnp.float32
   for leaf in jax.tree.leaves(variables):
     assert leaf.dtype == jnp.float32
 
 
-@pytest.mark.parametrize('stride', [1, 2, 4])
+@pytest.mark.parametrize('stride', [1, 2, 4, 8])
 def test_no_pixel_falls_between_the_stems_windows(stride):
   network = with_unet('base', stem_stride=stride)
   arguments = inputs('base', size=16)
