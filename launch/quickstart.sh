@@ -2,9 +2,9 @@
 # The whole job on one machine, at small scale: from nothing to a cascade that
 # draws captions which it was never shown.
 #
-#   bash launch/quickstart.sh              # minutes on two cores, 16 -> 64 px
+#   bash launch/quickstart.sh              # 15 minutes on two cores, 16 -> 64 px
 #   bash launch/quickstart.sh --full       # an hour, 32 -> 64 -> 128 px
-#   bash launch/quickstart.sh --rehearsal  # a minute or two; learns nothing
+#   bash launch/quickstart.sh --rehearsal  # minutes; learns nothing
 #   bash launch/quickstart.sh --out DIR    # default: quickstart[-full|...]/
 #   bash launch/quickstart.sh --text-encoder t5_1_1_small  # needs a network
 #
