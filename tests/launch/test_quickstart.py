@@ -16,7 +16,7 @@ INSTALLED = (VENV / 'imagen-jax.stamp').exists()
 def quickstart(repo, *words):
   return subprocess.run(
     ['bash', repo / 'launch/quickstart.sh', *words],
-    env={**os.environ, 'VENV': str(VENV), 'JAX_NUM_CPU_DEVICES': ''},
+    env={**os.environ, 'VENV': str(VENV)},
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,
