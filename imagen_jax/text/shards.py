@@ -135,8 +135,9 @@ class _Shards:
     return hull
 
   def allocate(self, box):
-    for bounds, _ in self._overlaps(box):
-      if self._buffers[bounds] is None:
+    """Makes the buffers that `box` is a part of, and not all."""
+    for bounds, overlap in self._overlaps(box):
+      if self._buffers[bounds] is None and overlap != bounds:
         shape = [stop - start for start, stop in bounds]
         self._buffers[bounds] = np.empty(shape, self._leaf.dtype)
 
@@ -152,9 +153,13 @@ class _Shards:
       target = tuple(
         slice(a - c, b - c) for (a, b), (c, _) in zip(overlap, bounds)
       )
-      self._buffers[bounds][target] = value[source].astype(
-        self._leaf.dtype, copy=False
-      )
+      part = value[source]
+      if overlap == bounds:
+        # A view of more than its part would keep all of it in memory.
+        copy = part.size < value.size
+        self._buffers[bounds] = part.astype(self._leaf.dtype, copy=copy)
+      else:
+        self._buffers[bounds][target] = part
 
   def finished(self) -> jax.Array:
     if getattr(self._leaf, 'sharding', None) is None:
