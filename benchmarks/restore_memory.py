@@ -156,7 +156,7 @@ def main():
   with tempfile.TemporaryDirectory() as scratch:
     folder = pathlib.Path(args.folder or scratch) / 'checkpoint_1'
     row = encoders.get(args.encoder)
-    if not folder.exists():
+    if not (folder / 'checkpoint').exists():  # Written last.
       synthetic_checkpoint.write(folder, row)
     found = measure(folder, args.encoder, args.dtype)
   size = sum(each['shards'] for each in found)

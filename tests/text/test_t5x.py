@@ -14,7 +14,8 @@ import pytest
 pytestmark = [
   pytest.mark.slow,
   pytest.mark.skipif(
-    importlib.util.find_spec('t5x') is None, reason='needs T5X (docs/encoders.md)'
+    importlib.util.find_spec('t5x') is None,
+    reason='needs T5X (docs/encoders.md)',
   ),
 ]
 
