@@ -95,21 +95,24 @@ class Attention(nn.Module):
 
     def project(name):
       y = Dense(embed_dim, ('embed', 'heads'), self.dtype, name=name)(x)
-      return y.reshape(batch, length, self.num_heads, head_dim)
+      y = y.reshape(batch, length, self.num_heads, head_dim)
+      # Heads outside of tokens: a CPU turns each once (as in T5's attention).
+      return y.transpose(0, 2, 1, 3)
 
     logits = jnp.einsum(
-      'bqnk,blnk->bnql',
+      'bnqk,bnlk->bnql',
       project('query') * head_dim**-0.5,
       project('key'),
       preferred_element_type=jnp.float32,
     )
     weights = nn.softmax(logits + masked).astype(self.dtype)
     y = jnp.einsum(
-      'bnql,blnk->bqnk',
+      'bnql,bnlk->bnqk',
       weights,
       project('value'),
       preferred_element_type=jnp.float32,
     ).astype(self.dtype)
+    y = y.transpose(0, 2, 1, 3)
     out = Dense(embed_dim, ('heads', 'embed'), self.dtype, name='out')
     return out(y.reshape(batch, length, embed_dim))
 

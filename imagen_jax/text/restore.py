@@ -1,6 +1,5 @@
 """A checkpoint's arrays, straight into the shardings of a parameter tree."""
 
-from concurrent import futures
 import hashlib
 import re
 
@@ -9,12 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from imagen_jax.text import layouts
+from imagen_jax.text import shards
 
-# Arrays read side by side. Each holds its slices in host memory until they are
-# on the device, so that a few at a time bound that memory.
-_PARALLEL_READS = 4
 _LISTED = 6  # Names that an error lists of each kind of misfit.
 _SMALL = 2**16  # Elements of an array that a fingerprint reads whole.
+_TOKENS = 'token_embedder/embedding'
 
 
 def restore_encoder(checkpoint: str, abstract, *, name: str = 'the encoder'):
@@ -23,13 +21,13 @@ def restore_encoder(checkpoint: str, abstract, *, name: str = 'the encoder'):
   Args:
     checkpoint: what `layouts.open_checkpoint` opens.
     abstract: tree of `jax.ShapeDtypeStruct`. A leaf with a sharding is made in
-      it: every host reads the slices of its own devices, and each of them
-      once. One without comes whole onto the default device.
+      it: every host reads what its own devices hold, once, in pieces
+      (`shards.load`). One without comes whole onto the default device.
     name: of the encoder, for errors.
 
   Raises:
     ValueError: where the checkpoint does not fit (with what is missing, extra
-      or of another shape) or cannot be read.
+      or of another shape or type) or cannot be read.
   """
   stored = layouts.open_checkpoint(checkpoint)
   leaves, structure = jax.tree.flatten_with_path(abstract)
@@ -37,32 +35,38 @@ def restore_encoder(checkpoint: str, abstract, *, name: str = 'the encoder'):
     '/'.join(str(key.key) for key in path): leaf for path, leaf in leaves
   }
   _check_fit(checkpoint, name, stored, wanted)
-  with futures.ThreadPoolExecutor(_PARALLEL_READS) as pool:
-    arrays = list(
-      pool.map(
-        lambda item: _make_array(stored[item[0]], item[1]), wanted.items()
-      )
-    )
-  return jax.tree.unflatten(structure, arrays)
+  arrays = shards.load(stored, wanted)
+  return jax.tree.unflatten(structure, [arrays[key] for key in wanted])
 
 
 def _check_fit(checkpoint, name, stored, wanted):
-  """Raises ValueError unless names and shapes agree."""
+  """Raises ValueError unless names, shapes and types agree."""
   shapes = [
     f'{key} ({list(stored[key].shape)}, not {list(leaf.shape)})'
     for key, leaf in wanted.items()
     if key in stored and stored[key].shape != leaf.shape
   ]
+  # Quantised weights, or T5X's version 2, whose bfloat16 posed as integers.
+  types = [
+    f'{key} ({stored[key].dtype}, not floating)'
+    for key in wanted
+    if key in stored and not jnp.issubdtype(stored[key].dtype, jnp.floating)
+  ]
   misfits = {
     'missing': [key for key in wanted if key not in stored],
     'extra': [key for key in stored if key not in wanted],
     'of another shape': shapes,
+    'of another type': types,
   }
   found = [
     f'{len(keys)} {kind}: {_listing(keys)}'
     for kind, keys in misfits.items()
     if keys
   ]
+  if _TOKENS in stored and _TOKENS in wanted:
+    rows, others = stored[_TOKENS].shape[0], wanted[_TOKENS].shape[0]
+    if rows != others:
+      found.append(f'the vocabulary is another: {rows} rows, not {others}')
   if found:
     raise ValueError(
       f'text.checkpoint {checkpoint} does not fit text.encoder {name!r}: '
@@ -74,21 +78,6 @@ def _listing(keys):
   more = len(keys) - _LISTED
   listed = ', '.join(keys[:_LISTED])
   return listed + (f' and {more} more' if more > 0 else '')
-
-
-def _make_array(stored, leaf):
-  if getattr(leaf, 'sharding', None) is None:
-    whole = stored.read((slice(None),) * len(leaf.shape))
-    return jnp.asarray(np.asarray(whole).astype(leaf.dtype))
-  read = {}  # By slice: devices that hold copies share one read.
-
-  def slice_of(index):
-    key = tuple((part.start, part.stop) for part in index)
-    if key not in read:
-      read[key] = np.asarray(stored.read(index)).astype(leaf.dtype)
-    return read[key]
-
-  return jax.make_array_from_callback(leaf.shape, leaf.sharding, slice_of)
 
 
 def fingerprint(checkpoint: str) -> str:

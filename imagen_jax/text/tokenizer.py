@@ -1,8 +1,8 @@
 """Captions to tokens, without TensorFlow.
 
 T5's vocabulary is read by `sentencepiece` itself, since seqio's needs
-TensorFlow; a test holds the two to the same tokens. BERT's tokenizer.json is
-read by the `tokenizers` package.
+TensorFlow, and ByT5's needs no file; tests hold both to seqio's tokens. BERT's
+tokenizer.json is read by the `tokenizers` package.
 """
 
 import abc
@@ -24,6 +24,7 @@ _BESIDE = {
   'bert': ('tokenizer.json', 'model/tokenizer.json'),
 }
 _EOS = 1  # T5's id of the end of a text; 0 pads.
+_FIRST_BYTE = 3  # ByT5's id of byte 0, behind padding, EOS and unknown.
 
 
 class Tokenizer(abc.ABC):
@@ -114,6 +115,24 @@ class SentencePieceTokenizer(Tokenizer):
     return [ids[: max_length - 1] + [_EOS] for ids in pieces], cut
 
 
+class ByteTokenizer(Tokenizer):
+  """ByT5's: the bytes of UTF-8, then EOS. A cut may part a character."""
+
+  num_special = 1
+
+  def __init__(self):
+    super().__init__(encoders.BYTES.encode(), 256 + _FIRST_BYTE)
+
+  def _encode(self, captions, max_length):
+    codes = [caption.encode() for caption in captions]
+    cut = [len(code) > max_length - 1 for code in codes]
+    tokens = [
+      [byte + _FIRST_BYTE for byte in code[: max_length - 1]] + [_EOS]
+      for code in codes
+    ]
+    return tokens, cut
+
+
 class JsonTokenizer(Tokenizer):
   """That of a tokenizer.json, with the special tokens that it asks for."""
 
@@ -144,13 +163,22 @@ def load(text: config_lib.TextConfig) -> Tokenizer:
       that the encoder was trained with.
   """
   encoder = encoders.get(text.encoder)
+  if encoder.vocabulary == encoders.BYTES:
+    if text.vocabulary:
+      raise ValueError(
+        f"{FIELD} is {text.vocabulary!r}; accepted: '', since text.encoder "
+        f'{text.encoder!r} reads bytes'
+      )
+    return ByteTokenizer()
   path, contents = _find(text, encoder)
   kinds = {'t5': SentencePieceTokenizer, 'bert': JsonTokenizer}
   tokenizer = kinds[encoder.family](contents, path)
-  if tokenizer.num_pieces != encoder.num_pieces:
+  accepted = {encoder.num_pieces, encoder.num_pieces + encoder.num_extra}
+  if tokenizer.num_pieces not in accepted:
     raise ValueError(
       f'{FIELD} {path} has {tokenizer.num_pieces} entries; accepted: '
-      f'{encoder.num_pieces}, as text.encoder {text.encoder!r} has'
+      f'{" or ".join(map(str, sorted(accepted)))}, as text.encoder '
+      f'{text.encoder!r} has'
     )
   return tokenizer
 

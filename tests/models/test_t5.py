@@ -67,7 +67,7 @@ def test_the_tree_is_t5xs():
 
 
 def test_the_tree_of_1_0_and_of_scalable_t5():
-  plain = shapes(dataclasses.replace(TINY, gated=False))
+  plain = shapes(dataclasses.replace(TINY, activation='relu'))
   wi = ((16, 24), ('embed', 'mlp'))
   assert plain['encoder/layers_0/mlp/wi/kernel'] == wi
   assert 'encoder/layers_0/mlp/wi_0/kernel' not in plain

@@ -22,7 +22,10 @@ def entry(model):
     num_heads=config['num_heads'],
     head_dim=config['head_dim'],
     mlp_dim=config['mlp_dim'],
-    gated='linear' in config['mlp_activations'],
+    activation={
+      ('relu',): 'relu',
+      ('gelu', 'linear'): 'gated-gelu',
+    }[tuple(config['mlp_activations'])],
     split_heads=model['arch'] == 'scalable_t5',
     vocab_size=config['vocab_size'],
     num_pieces=100,

@@ -27,6 +27,11 @@ def test_another_scheme_is_refused():
     files.resolve('https://host/a', 'text.x')
 
 
+def test_an_empty_path_is_refused():
+  with pytest.raises(ValueError, match='text.x is empty, and text.encoder has'):
+    files.resolve('', 'text.x')
+
+
 @pytest.fixture
 def package(tmp_path, monkeypatch):
   """An installed package that must not be imported."""

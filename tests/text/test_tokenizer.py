@@ -1,5 +1,6 @@
 """Tokens: those of seqio, for T5; those of tokenizer.json, for BERT."""
 
+import dataclasses
 import io
 
 import numpy as np
@@ -70,6 +71,36 @@ def test_sentencepiece_gives_seqios_tokens(pieces, tmp_path):
     for ids, caption in zip(ours, CAPTIONS, strict=True):
       expected = vocabulary.encode(caption) + [vocabulary.eos_id]
       assert ids.tolist() == expected
+
+
+def test_bytes_are_seqios():
+  import seqio
+
+  tokenizer = tokenizer_lib.ByteTokenizer()
+  vocabulary = seqio.ByteVocabulary()
+  captions = [*CAPTIONS, 'Käse \N{CRAB}']
+  ours, num_cut = tokenizer.ragged(captions, 200)
+  assert num_cut == 0
+  for ids, caption in zip(ours, captions, strict=True):
+    expected = vocabulary.encode(caption) + [vocabulary.eos_id]
+    assert ids.tolist() == expected
+  assert vocabulary.pad_id == 0
+  assert tokenizer.num_pieces == vocabulary.vocab_size
+
+
+def test_bytes_that_are_cut_keep_their_end_and_are_counted():
+  tokenizer = tokenizer_lib.ByteTokenizer()
+  (cut, whole), num_cut = tokenizer.ragged(['abcd', 'abc'], 4)
+  assert num_cut == 1
+  assert cut.tolist() == whole.tolist() == [100, 101, 102, 1]
+
+
+def test_byt5_needs_no_vocabulary_and_takes_none():
+  text = config_lib.TextConfig('byt5_small', embed_dim=1472)
+  assert isinstance(tokenizer_lib.load(text), tokenizer_lib.ByteTokenizer)
+  other = dataclasses.replace(text, vocabulary='sentencepiece.model')
+  with pytest.raises(ValueError, match="text.vocabulary is .*accepted: ''"):
+    tokenizer_lib.load(other)
 
 
 def test_a_batch_is_padded_and_masked(pieces):
@@ -172,6 +203,24 @@ def test_a_vocabulary_of_another_size_is_refused(tiny, tmp_path):
   path.write_bytes(train(('the quick brown fox',)))
   with pytest.raises(ValueError, match="entries; accepted: .*'tiny' has"):
     tokenizer_lib.load(text(vocabulary=str(path)))
+
+
+def test_a_vocabulary_may_hold_its_extra_pieces(
+  tiny, pieces, tmp_path, monkeypatch
+):
+  row = encoders.TABLE['tiny']
+  path = tmp_path / 'sentencepiece.model'
+  path.write_bytes(pieces)
+  for extra, accepted in ((5, True), (6, False)):
+    changed = dataclasses.replace(
+      row, num_pieces=row.num_pieces - 5, num_extra=extra
+    )
+    monkeypatch.setitem(encoders.TABLE, 'tiny', changed)
+    if accepted:
+      tokenizer_lib.load(text(vocabulary=str(path)))
+    else:
+      with pytest.raises(ValueError, match=r'accepted: \d+ or \d+, as'):
+        tokenizer_lib.load(text(vocabulary=str(path)))
 
 
 def test_a_fingerprint_is_of_the_contents(pieces):
