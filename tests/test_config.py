@@ -381,6 +381,9 @@ def test_runtime_fields_exist():
   # As `differences` names them: a task's fields go by the task's name.
   fields = dataclasses.asdict(example())
   paths = [f'{group}.{name}' for group in fields for name in fields[group]]
+  for group, inside in fields['stage'].items():
+    if isinstance(inside, dict):
+      paths += [f'stage.{group}.{name}' for name in inside]
   for task in fields['data']['tasks']:
     paths += [f'data.tasks.{task["name"]}.{name}' for name in task]
   for field in config_lib.RUNTIME_FIELDS:
