@@ -8,16 +8,45 @@ ones: it has no self-attention, only attention over text. Global batch 2048,
         --set text.store=gs://BUCKET/embeddings \
         --set data.tasks.pairs.path=gs://BUCKET/pairs
 
+The net is literally the printed dictionary's; the row `five_level` is the other
+reading, and `whole` the printed one on whole pictures.
+
 Not trained here yet. Pictures of the task are taken as they are: cutting
 256-pixel crops out of 1024-pixel pictures is to come (CHANGELOG.md).
 """
 
 from imagen_jax import config
 
+ROWS = {
+  # The four blocks of the printed dictionary, which is what is shipped.
+  'printed': {},
+  # Five levels, as other readers have it: one more of 1024 channels, with
+  # attention in the last two. Further from the paper's rounded total.
+  'five_level': {
+    'stage.unet.channels': '[128, 256, 512, 1024, 1024]',
+    'stage.unet.num_res_blocks': '[2, 4, 8, 8, 8]',
+    'stage.unet.self_attention': '[false, false, false, false, false]',
+    'stage.unet.text_attention': '[false, false, false, true, true]',
+  },
+  # The printed net on whole pictures: one does not fit on a chip, so eight
+  # share it, each a band of its rows. Weights are the crops' (paper, 2.5).
+  'whole': {
+    'stage.image_size': '1024',
+    'stage.lowres_size': '256',
+    'mesh.height': 'fsdp',
+    'train.batch_size': '256',
+  },
+}
+PAPER_PARAMETERS = {
+  'printed': 400_000_000,
+  'five_level': 400_000_000,
+  'whole': 400_000_000,
+}
 
-def get_config() -> config.Config:
-  """Returns the run's config."""
-  return config.Config(
+
+def get_config(row: str = 'printed') -> config.Config:
+  """Returns the config of one of `ROWS`."""
+  printed = config.Config(
     stage=config.StageConfig(
       name='sr1024',
       image_size=256,
@@ -41,3 +70,4 @@ def get_config() -> config.Config:
     optimizer=config.OptimizerConfig(name='adam'),
     mesh=config.MeshConfig(data=-1, fsdp=8),
   )
+  return config.override(printed, [f'{k}={v}' for k, v in ROWS[row].items()])

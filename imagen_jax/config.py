@@ -56,7 +56,14 @@ class UNetConfig:
     embed_dim: width of the time-and-text embedding.
     num_groups: groups of a GroupNorm.
     dropout: rate inside residual blocks.
-    remat: rematerialise each residual block in the backward pass.
+    remat: rematerialise blocks (residual, attention) in the backward pass.
+    remat_policy: what a level's blocks keep of themselves where `remat` is on:
+      'full' rematerialises all but their inputs, 'products' all but what comes
+      of convolutions and dense layers (attention's logits are not kept),
+      'none' nothing. One entry a level, or one for all.
+    scan: compile a level's like blocks once and loop over them, with their
+      parameters stacked; the state and its checkpoints are the same. Shorter
+      to compile, a little slower to run. One entry a level, or one for all.
     dtype: type of activations and matrix products; parameters are float32.
   """
 
@@ -74,6 +81,8 @@ class UNetConfig:
   num_groups: int = 32
   dropout: float = 0.0
   remat: bool = True
+  remat_policy: tuple[str, ...] = ('full',)
+  scan: tuple[bool, ...] = (False,)
   dtype: str = 'bfloat16'
 
   def __post_init__(self):
@@ -93,6 +102,20 @@ class UNetConfig:
         f'stage.unet.{name} has {len(value)} entries, stage.unet.channels '
         f'has {levels}; accepted: one entry a level in both',
       )
+    for name in ('remat_policy', 'scan'):
+      value = getattr(self, name)
+      _require(
+        len(value) in (1, levels),
+        f'stage.unet.{name} has {len(value)} entries, stage.unet.channels '
+        f'has {levels}; accepted: one entry a level, or one for all',
+      )
+    for policy in self.remat_policy:
+      _one_of('stage.unet.remat_policy', policy, ('none', 'full', 'products'))
+    _require(
+      not (any(self.scan) and self.dropout),
+      f'stage.unet.scan is {self.scan} with stage.unet.dropout '
+      f'{self.dropout}; accepted: scan without dropout, whose draws it changes',
+    )
     _one_of('stage.unet.stem_stride', self.stem_stride, (1, 2, 4, 8))
     _require(
       0 <= self.dropout < 1,
@@ -111,6 +134,11 @@ class UNetConfig:
           f'stage.unet.channels[{level}] x attention_expansion is {joined}; '
           f'accepted: multiples of stage.unet.head_dim ({self.head_dim})',
         )
+
+  def at_level(self, name: str, level: int):
+    """A level's entry of a field that may have one for all."""
+    value = getattr(self, name)
+    return value[level] if len(value) > 1 else value[0]
 
   @property
   def downsampling(self) -> int:
@@ -385,6 +413,10 @@ class MeshConfig:
     data: copies of the model, each with a share of the batch.
     fsdp: shards of parameters and optimiser state; also splits the batch.
     model: shards of channels.
+    height: the mesh axis that splits activations by rows of the image: 'data'
+      or 'fsdp', which then does not split the batch; 'none' for no axis. For
+      pictures so large that one is too much for a device.
+    width: the same, by columns.
     simulated_devices: CPU devices to simulate in each process, for rehearsing
       a pod on one machine; 0 takes the devices that are there.
   """
@@ -392,6 +424,8 @@ class MeshConfig:
   data: int = -1
   fsdp: int = 1
   model: int = 1
+  height: str = 'none'
+  width: str = 'none'
   simulated_devices: int = 0
 
   def __post_init__(self):
@@ -400,6 +434,14 @@ class MeshConfig:
       all(size == -1 or size >= 1 for size in sizes) and sizes.count(-1) <= 1,
       f'mesh (data, fsdp, model) is {sizes}; accepted: positive sizes, at '
       'most one of them -1',
+    )
+    for name in ('height', 'width'):
+      value = getattr(self, name)
+      _one_of(f'mesh.{name}', value, ('none', 'data', 'fsdp'))
+    _require(
+      self.height == 'none' or self.height != self.width,
+      f'mesh.height and mesh.width are both {self.height!r}; accepted: an axis '
+      'of its own for each, or none',
     )
     _at_least('mesh.simulated_devices', self.simulated_devices, 0)
 
@@ -464,6 +506,9 @@ class Config:
 # its data lies, not what it computes: a resumed run may set them anew.
 RUNTIME_FIELDS = (
   'mesh.*',
+  'stage.unet.remat',
+  'stage.unet.remat_policy',
+  'stage.unet.scan',
   'text.store',
   'text.checkpoint',
   'text.vocabulary',

@@ -1,5 +1,6 @@
 """Pictures from captions: text encoder, cascade, files."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -33,19 +34,20 @@ class Cascade:
     stages: from `export.load_weights`, the base first.
     mesh: images of a batch are split over it; parameters are whole on each
       device.
+    layout: its `MeshConfig`, which may split each image too; None does not.
 
   Raises:
     ValueError: where a stage does not take what the one before it makes, or
       the stages were trained with different text encoders.
   """
 
-  def __init__(self, stages: list[export.Stage], mesh):
+  def __init__(self, stages: list[export.Stage], mesh, layout=None):
     cascade.check_stages([stage.stage for stage in stages])
     for stage in stages[1:]:
       _check_text(stages[0].text, stage)
     self.stages = [stage.stage for stage in stages]
     self.text = stages[0].text
-    self._mesh = mesh
+    self._mesh, self._layout = mesh, layout or config.MeshConfig()
     whole = sharding.replicated(mesh)
     self._params = [jax.device_put(stage.params, whole) for stage in stages]
     self._draw = [
@@ -60,10 +62,11 @@ class Cascade:
       text: B captions, encoded.
       guidance_weights: a [B] array a stage.
     """
-    shards = self._mesh.shape['data'] * self._mesh.shape['fsdp']
+    shards = sharding.num_batch_shards(self._mesh, self._layout)
     place = sharding.replicated(self._mesh)
     if keys.shape[0] % shards == 0:
-      place = jax.sharding.NamedSharding(self._mesh, sharding.BATCH)
+      spec = sharding.batch_spec(self._layout)
+      place = jax.sharding.NamedSharding(self._mesh, spec)
     put = functools.partial(jax.device_put, device=place)
     keys, text = put(keys), jax.tree.map(put, text)
     x = None
@@ -71,8 +74,15 @@ class Cascade:
       # A key of its own a stage: the same noise twice would correlate them.
       keys_here = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
       weight = put(jnp.asarray(guidance_weights[number], jnp.float32))
-      x = draw(self._params[number], keys_here, text, x, weight)
+      with self._placed():
+        x = draw(self._params[number], keys_here, text, x, weight)
     return x
+
+  def _placed(self):
+    # Where no image is split, nothing need be asked of the network.
+    if self._layout.height == self._layout.width == 'none':
+      return contextlib.nullcontext()
+    return sharding.use_mesh(self._mesh, self._layout)
 
 
 def _draw(stage, params, keys, text, lowres, guidance_weight):
@@ -117,6 +127,7 @@ def generate(
   seed: int,
   batch_size: int,
   text_checkpoint: str | None,
+  devices_per_image: int = 1,
 ):
   """Samples pictures of `prompts` and writes them to the folder `out`.
 
@@ -132,6 +143,7 @@ def generate(
     seed: of the noise.
     batch_size: pictures drawn at once.
     text_checkpoint: in place of the config's.
+    devices_per_image: devices that share a picture, each a band of its rows.
 
   Raises:
     ValueError: where the stages do not fit each other, or the text encoder.
@@ -143,8 +155,10 @@ def generate(
   # Now, and not after an hour of sampling, does one learn that it cannot be.
   out = epath.Path(out)
   out.mkdir(parents=True, exist_ok=True)
-  mesh = sharding.make_mesh(config.MeshConfig())
-  draw = Cascade(stages, mesh)
+  layout = config.MeshConfig()
+  if devices_per_image > 1:
+    layout = config.MeshConfig(fsdp=devices_per_image, height='fsdp')
+  draw = Cascade(stages, sharding.make_mesh(layout), layout)
   text_config = draw.text
   if text_checkpoint:
     text_config = dataclasses.replace(text_config, checkpoint=text_checkpoint)

@@ -14,21 +14,42 @@ import optax
 
 from imagen_jax import config
 
-# Meaning to mesh axis, the only place that maps one to the other. A name of
-# an activation comes after 'batch', which has taken 'data' and 'fsdp'.
-RULES = (
-  ('batch', ('data', 'fsdp')),
-  ('height', None),
-  ('width', None),
-  ('text', None),
-  ('channels', 'model'),
-  ('embed', 'fsdp'),
-  ('conv_out', 'model'),
-  ('mlp', 'model'),
-  ('heads', 'model'),
-  ('vocab', 'model'),
-)
-BATCH = PartitionSpec(('data', 'fsdp'))
+
+def batch_axes(layout: config.MeshConfig) -> tuple[str, ...]:
+  """The mesh axes that split a batch: those that split no image."""
+  spatial = (layout.height, layout.width)
+  return tuple(axis for axis in ('data', 'fsdp') if axis not in spatial)
+
+
+def rules(layout: config.MeshConfig) -> tuple:
+  """Meaning to mesh axis, the only place that maps one to the other.
+
+  A name of an activation comes after 'batch', 'height' and 'width', which have
+  taken 'data' and 'fsdp'.
+  """
+  axis = lambda name: None if name == 'none' else name
+  return (
+    ('batch', batch_axes(layout) or None),
+    ('height', axis(layout.height)),
+    ('width', axis(layout.width)),
+    ('text', None),
+    ('channels', 'model'),
+    ('embed', 'fsdp'),
+    ('conv_out', 'model'),
+    ('mlp', 'model'),
+    ('heads', 'model'),
+    ('vocab', 'model'),
+  )
+
+
+def batch_spec(layout: config.MeshConfig) -> PartitionSpec:
+  """How the first axis of a batch's arrays lies."""
+  return PartitionSpec(batch_axes(layout))
+
+
+# Where images are not split.
+RULES = rules(config.MeshConfig())
+BATCH = batch_spec(config.MeshConfig())
 
 
 def make_mesh(mesh: config.MeshConfig, devices=None) -> jax.sharding.Mesh:
@@ -141,36 +162,58 @@ def opt_shardings(tx, params, shardings, mesh):
   )
 
 
-def _local_shards(mesh) -> np.ndarray:
+def num_batch_shards(mesh, layout: config.MeshConfig) -> int:
+  """In how many parts a batch is split."""
+  return math.prod(mesh.shape[axis] for axis in batch_axes(layout))
+
+
+def _local_shards(mesh, layout) -> np.ndarray:
   """Which shards of a batch lie on this host's devices, ascending."""
   here = np.vectorize(lambda d: d.process_index == jax.process_index())
-  return np.flatnonzero(here(mesh.devices).any(axis=2).ravel())
+  others = [
+    number
+    for number, axis in enumerate(mesh.axis_names)
+    if axis not in batch_axes(layout)
+  ]
+  return np.flatnonzero(here(mesh.devices).any(axis=tuple(others)).ravel())
 
 
-def local_rows(mesh, batch_size) -> np.ndarray:
+def local_rows(mesh, batch_size, layout=None) -> np.ndarray:
   """The rows of a global batch that this host must load, ascending.
 
   They need not be neighbours: on a torus a host's chips may lie apart in the
   mesh.
 
+  Args:
+    mesh: from `make_mesh`.
+    batch_size: of the global batch.
+    layout: the `MeshConfig`; None is one that splits no image.
+
   Raises:
     ValueError: where the batch does not divide over the mesh.
   """
-  shards = mesh.shape['data'] * mesh.shape['fsdp']
+  layout = layout or config.MeshConfig()
+  shards = num_batch_shards(mesh, layout)
   if batch_size % shards:
+    axes = ' and '.join(f'mesh.{axis}' for axis in batch_axes(layout))
     raise ValueError(
       f'train.batch_size is {batch_size}; accepted: multiples of {shards}, '
-      'the product of mesh.data and mesh.fsdp'
+      f'the product of {axes}'
     )
   rows = np.arange(batch_size).reshape(shards, -1)
-  return rows[_local_shards(mesh)].ravel()
+  return rows[_local_shards(mesh, layout)].ravel()
 
 
-def put_batch(batch, mesh):
-  """The rows of `local_rows`, a NumPy pytree, as arrays over the mesh."""
-  sharding = NamedSharding(mesh, BATCH)
-  shards = mesh.shape['data'] * mesh.shape['fsdp']
-  mine = _local_shards(mesh)
+def put_batch(batch, mesh, layout=None):
+  """The rows of `local_rows`, a NumPy pytree, as arrays over the mesh.
+
+  Pictures are whole on each device that has a part of them to compute: it is
+  the network's activations that are large.
+  """
+  layout = layout or config.MeshConfig()
+  sharding = NamedSharding(mesh, batch_spec(layout))
+  shards = num_batch_shards(mesh, layout)
+  mine = _local_shards(mesh, layout)
 
   def put(rows):
     each = len(rows) // len(mine)
@@ -187,7 +230,13 @@ def put_batch(batch, mesh):
 
 
 @contextlib.contextmanager
-def use_mesh(mesh):
-  """Within it, `jit` computes on `mesh` and logical names mean `RULES`."""
-  with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
+def use_mesh(mesh, layout=None):
+  """Within it, `jit` computes on `mesh` and logical names mean `rules`.
+
+  Args:
+    mesh: from `make_mesh`.
+    layout: the `MeshConfig`; None is one that splits no image.
+  """
+  logical = rules(layout or config.MeshConfig())
+  with jax.set_mesh(mesh), nn.logical_axis_rules(logical):
     yield

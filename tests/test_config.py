@@ -75,6 +75,26 @@ def example():
       {'head_dim': 96},
       r'channels\[1\] x attention_expansion is 1024; .*head_dim \(96\)',
     ),
+    (
+      'UNetConfig',
+      {'remat_policy': ('full', 'dots')},
+      r'remat_policy has 2 entries, .* has 4; accepted: one entry a level, or',
+    ),
+    (
+      'UNetConfig',
+      {'remat_policy': ('dots',)},
+      "remat_policy is 'dots'; accepted: 'none', 'full', 'products'",
+    ),
+    (
+      'UNetConfig',
+      {'scan': (True,) * 3},
+      'scan has 3 entries, .* has 4; accepted: one entry a level, or one for',
+    ),
+    (
+      'UNetConfig',
+      {'scan': (True,), 'dropout': 0.1},
+      r'scan is \(True,\) with .*dropout 0.1; accepted: scan without dropout',
+    ),
     ('DiffusionConfig', {'schedule': 'x'}, "diffusion.schedule is 'x'"),
     ('DiffusionConfig', {'aug_schedule': 'x'}, "aug_schedule is 'x'"),
     ('DiffusionConfig', {'prediction': 'w'}, "prediction is 'w'"),
@@ -370,6 +390,9 @@ def test_runtime_fields_exist():
   # As `differences` names them: a task's fields go by the task's name.
   fields = dataclasses.asdict(example())
   paths = [f'{group}.{name}' for group in fields for name in fields[group]]
+  for group, inside in fields['stage'].items():
+    if isinstance(inside, dict):
+      paths += [f'stage.{group}.{name}' for name in inside]
   for task in fields['data']['tasks']:
     paths += [f'data.tasks.{task["name"]}.{name}' for name in task]
   for field in config_lib.RUNTIME_FIELDS:

@@ -1,16 +1,14 @@
 """The runs of `configs/`: all build, and their sizes are the paper's."""
 
-import math
+import functools
 import pathlib
 import runpy
 
-import jax
 import pytest
 
 from imagen_jax import cascade
 from imagen_jax import config
-from imagen_jax import sharding
-from imagen_jax.train import state
+from imagen_jax import describe
 
 CONFIGS = pathlib.Path(__file__).parent.parent / 'configs'
 
@@ -21,9 +19,19 @@ def load(name):
   return config.load(f'{CONFIGS / file}.py' + (row and f':{row}'))
 
 
+@functools.cache
+def sizes(name):
+  """Numbers in each parameter, by its path."""
+  return describe.parameters(load(name))
+
+
 def num_params(name):
-  shapes = sharding.unbox(state.abstract_params(load(name)))
-  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+  return sum(sizes(name).values())
+
+
+def trunk(name):
+  """Parameters that are not text's."""
+  return sum(n for path, n in sizes(name).items() if 'text' not in str(path))
 
 
 def names():
@@ -48,6 +56,11 @@ def test_builds_and_returns_from_json(name):
     ('base64', 2_408_218_627),
     ('sr256', 505_427_843),
     ('sr1024', 497_031_043),
+    ('base64:1b', 1_185_982_819),
+    ('base64:500m', 678_934_531),
+    ('base64:300m', 410_760_707),
+    ('sr256:five_level', 921_891_715),
+    ('sr1024:five_level', 905_098_115),
   ],
 )
 def test_parameter_counts(name, count):
@@ -61,14 +74,90 @@ def test_parameter_counts(name, count):
   assert num_params(name) == count
 
 
-def test_the_base_without_text_is_the_papers():
-  shapes = sharding.unbox(state.abstract_params(load('base64')))
-  count = sum(
-    math.prod(leaf.shape)
-    for path, leaf in jax.tree.leaves_with_path(shapes)
-    if 'text' not in jax.tree_util.keystr(path)
+# The sizes of the paper's comparison, whose configs it does not print.
+@pytest.mark.parametrize(
+  'row, paper, count',
+  [
+    ('2b', 2.10e9, 2_097_572_867),
+    ('1b', 1.0e9, 975_090_275),
+    ('500m', 525e6, 524_563_971),
+    ('300m', 295e6, 295_131_267),
+  ],
+)
+def test_the_base_without_text_is_the_papers(row, paper, count):
+  """The trunk of ADM at 512, 256 and 192 channels, as others counted it."""
+  assert trunk(f'base64:{row}') == count
+  assert abs(count / paper - 1) < 0.04
+
+
+def test_the_trunk_at_384_channels_is_as_others_counted():
+  """At 384 channels 1.18B: no round billion, so the row `1b` is another."""
+  run = config.override(
+    load('base64'),
+    ['stage.unet.channels=[384,768,1152,1536]', 'stage.unet.embed_dim=1536'],
   )
-  assert count == 2_097_572_867
+  shapes = describe.parameters(run)
+  count = sum(n for path, n in shapes.items() if 'text' not in str(path))
+  assert abs(count / 1.18e9 - 1) < 0.01
+
+
+def test_the_printed_super_resolution_is_as_others_counted():
+  """422.5M in convolutions and norms, 27.8M of FiLM with an embedding of 512.
+
+  Ours has no 1x1 shortcuts, since its blocks keep their width, and doubles by
+  a convolution to four times the channels.
+  """
+  found = sizes('sr256')
+  film = sum(n for path, n in found.items() if 'modulation' in path)
+  assert abs(film / 27.8e6 - 1) < 0.01
+  other = ('time', 'aug', 'text', 'attn', 'modulation')
+  body = sum(
+    n
+    for path, n in found.items()
+    if not any(word in '/'.join(path) for word in other)
+  )
+  assert abs(body / 422.5e6 - 1) < 0.01
+
+
+@pytest.mark.parametrize('stage', ['sr256', 'sr1024'])
+def test_readings_of_the_super_resolution_nets(stage):
+  """Shipped is what is printed; a file's first row is what it is without."""
+  printed, five = (
+    load(f'{stage}:{row}').stage.unet for row in ('printed', 'five_level')
+  )
+  assert load(stage) == load(f'{stage}:printed')
+  assert printed.channels == (128, 256, 512, 1024)
+  assert printed.num_res_blocks == (2, 4, 8, 8)
+  assert five.channels == (*printed.channels, 1024)
+  assert five.num_res_blocks == (*printed.num_res_blocks, 8)
+  # 8 heads over twice the width.
+  assert 2 * 1024 // printed.head_dim == 8
+  assert printed.attention_expansion == 2
+  attends = (False, False, False, True)
+  assert printed.text_attention == attends
+  assert five.text_attention == (*attends, True)
+
+
+def test_whole_pictures_are_the_crops_network():
+  """Of 1024 pixels, on bands of rows; the same parameters, so the same file."""
+  crops, whole = load('sr1024'), load('sr1024:whole')
+  assert (whole.stage.image_size, whole.stage.lowres_size) == (1024, 256)
+  assert whole.stage.unet == crops.stage.unet
+  assert sizes('sr1024:whole') == sizes('sr1024')
+  assert whole.mesh.height == 'fsdp'
+  cascade.check_stages(
+    [load(name).stage for name in ('base64', 'sr256', 'sr1024:whole')]
+  )
+
+
+def test_rows_have_the_papers_figures():
+  for stage, figures in (
+    ('base64', [2e9, 1e9, 500e6, 300e6]),
+    ('sr256', [600e6] * 2),
+    ('sr1024', [400e6] * 3),
+  ):
+    found = describe.rows(CONFIGS / f'{stage}.py')
+    assert [paper for _, paper in found] == figures
 
 
 @pytest.mark.parametrize('name', ['tiny_base:test', 'tiny_sr:test'])

@@ -98,6 +98,17 @@ def test_the_batch_size_changes_nothing(cascade, tiny_encoder):
     np.testing.assert_allclose(draw([row])[0], whole[row], atol=1e-5)
 
 
+def test_devices_may_share_a_picture(cascade, exports, tiny_encoder):
+  stages = [export.load_weights(exports[row]) for row in ('base', 'sr')]
+  layout = config_lib.MeshConfig(fsdp=4, height='fsdp')
+  mesh = sharding.make_mesh(layout)
+  shared = generate.Cascade(stages, mesh, layout)
+  encoded = tiny_encoder(cascade.text).encode(PROMPTS[:2])
+  keys, weights = generate._keys(0, PROMPTS[:2], [0, 0]), np.full((2, 2), 3.0)
+  found = shared(keys, encoded, weights)
+  np.testing.assert_allclose(found, cascade(keys, encoded, weights), atol=1e-4)
+
+
 def test_weights_of_guidance_are_per_picture(cascade, tiny_encoder):
   encoded = tiny_encoder(cascade.text).encode(PROMPTS[:1] * 3)
   keys = generate._keys(0, PROMPTS[:1] * 3, [0, 0, 0])

@@ -42,6 +42,8 @@ FLOORS = {
   'imagen_jax.train.samples': 3,
   'imagen_jax.evaluate': 3,
   'imagen_jax.export': 3,
+  'imagen_jax.flops': 0,
+  'imagen_jax.describe': 4,
   'imagen_jax.train.loop': 4,
   'imagen_jax.generate': 4,
   'imagen_jax.cli': 5,

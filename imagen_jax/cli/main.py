@@ -27,6 +27,7 @@ COMMANDS = {
   'train': 'train one stage, or resume it',
   'export': "write a stage's averaged weights for sampling",
   'sample': 'make pictures from captions with exported stages',
+  'describe': 'count what a stage is made of and costs',
   'score': 'check sampled pictures against their captions',
 }
 

@@ -57,6 +57,13 @@ def add_arguments(parser: argparse.ArgumentParser):
   parser.add_argument('--seed', type=int, default=0)
   parser.add_argument('--batch-size', type=int, default=64, metavar='N')
   parser.add_argument(
+    '--devices-per-image',
+    type=int,
+    default=1,
+    metavar='N',
+    help='devices that share a picture, for large ones; default 1',
+  )
+  parser.add_argument(
     '--text-checkpoint',
     metavar='PATH',
     help='of the text encoder, where it lies elsewhere than in training',
@@ -69,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser):
 def main(args: argparse.Namespace) -> int:
   """Runs the command; returns its exit status."""
   prompts = _prompts(args)
-  for name in ('num', 'batch_size'):
+  for name in ('num', 'batch_size', 'devices_per_image'):
     if getattr(args, name) < 1:
       flag = '--' + name.replace('_', '-')
       raise ValueError(f'{flag} is {getattr(args, name)}; accepted: 1 or more')
@@ -96,6 +103,7 @@ def main(args: argparse.Namespace) -> int:
     seed=args.seed,
     batch_size=args.batch_size,
     text_checkpoint=args.text_checkpoint,
+    devices_per_image=args.devices_per_image,
   )
   return 0
 

@@ -62,9 +62,41 @@ def dense(dim, *, zero=False, use_bias=True, dtype, name, out='conv_out'):
   )
 
 
+def _num_shards(name):
+  """Into how many parts the rules split the axis `name` of an activation."""
+  axis = dict(nn.get_logical_axis_rules()).get(name)
+  return jax.sharding.get_abstract_mesh().shape[axis] if axis else 1
+
+
 def constrain(x):
-  """An activation [B, H, W, C], laid out on the mesh by the rules."""
-  return nn.with_logical_constraint(x, ('batch', 'height', 'width', 'channels'))
+  """An activation [B, H, W, C], laid out on the mesh by the rules.
+
+  Rows and columns stay whole where they do not divide, as at a coarse level.
+  """
+  axes = [
+    None if x.shape[i] % _num_shards(name) else name
+    for i, name in ((1, 'height'), (2, 'width'))
+  ]
+  return nn.with_logical_constraint(x, ('batch', *axes, 'channels'))
+
+
+def splits_images():
+  """Whether the rules split activations by rows or columns of the image."""
+  return _num_shards('height') * _num_shards('width') > 1
+
+
+def constrain_split(x):
+  """`constrain`, where images are split; without need, nothing is asked."""
+  return constrain(x) if splits_images() else x
+
+
+def whole(x, *axes):
+  """x with `axes` on every device whole, where images are split."""
+  if not splits_images():
+    return x
+  free = jax.P.UNCONSTRAINED
+  spec = [None if axis in axes else free for axis in range(x.ndim)]
+  return jax.lax.with_sharding_constraint(x, jax.P(*spec))
 
 
 def depth_to_space(x, stride):
@@ -261,10 +293,11 @@ class Attention(nn.Module):
       values.append(split(project(joined, name='text_value')(tokens)))
       masks.append(mask)
     mask = jnp.concatenate(masks, axis=1)
+    # Each pixel sees all of the image, whatever part of it lies where.
     h = jax.nn.dot_product_attention(
       query,
-      jnp.concatenate(keys, axis=1),
-      jnp.concatenate(values, axis=1),
+      jnp.concatenate([whole(key, 1) for key in keys], axis=1),
+      jnp.concatenate([whole(value, 1) for value in values], axis=1),
       mask=mask[:, None, None, :],
     )
     # With nothing to attend to, a softmax averages what is masked.

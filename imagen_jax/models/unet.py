@@ -3,10 +3,12 @@
 import functools
 
 from flax import linen as nn
+import jax
 import jax.numpy as jnp
 
 from imagen_jax import config
 from imagen_jax.models import layers
+from imagen_jax.models import repeats
 
 
 class UNet(nn.Module):
@@ -52,7 +54,10 @@ class UNet(nn.Module):
       name='stem',
     )
     body = base_body if unet.design == 'base' else efficient_body
-    h = body(unet, stem(z.astype(dtype)), emb, text, mask, deterministic)
+    # Split before the stem: nothing wide is ever whole on a device.
+    h = stem(layers.constrain_split(z.astype(dtype)))
+    h = layers.constrain_split(h)
+    h = body(unet, h, emb, text, mask, deterministic)
 
     h = nn.GroupNorm(unet.num_groups, dtype=dtype, name='norm_out')(h)
     out = layers.conv(
@@ -61,23 +66,75 @@ class UNet(nn.Module):
       dtype=jnp.float32,
       name='out',
     )(nn.swish(h))
-    return layers.depth_to_space(out, unet.stem_stride)
+    return layers.whole(layers.depth_to_space(out, unet.stem_stride), 1, 2)
 
 
-def _blocks(unet, scale, deterministic, emb, text, mask):
-  """The residual block and the attention of a level, ready to be called.
+def _save_products(primitive, *args, **options):
+  """A remat policy: keep what convolutions and dense layers compute.
 
-  Returns `res(x, dim, name, resample=None)` and `attend(x, level, name)`;
-  the latter returns x unchanged where the level has no attention.
+  What is made of it element by element is cheap to make again. Products with
+  a batch axis are attention's, whose logits are large.
+  """
+  if primitive is jax.lax.conv_general_dilated_p:
+    return True
+  dense = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+  return dense(primitive, *args, **options)
+
+
+class Blocks(nn.Module):
+  """What a level repeats: a residual block and, in the base, its attention.
+
+  Maps h [B, H, W, C] to [B, H, W, dim]. With `skip`, that is concatenated
+  first. In the network proper these are not modules of their own, so that
+  parameters go by `down0_res0`; a scan's body is one.
+  """
+
+  unet: config.UNetConfig
+  level: int
+  scale: float
+  attention: bool
+  keep: bool
+
+  @nn.compact
+  def __call__(self, h, skip, emb, text, mask):
+    if skip is not None:
+      h = jnp.concatenate([h, skip], axis=-1)
+    # Inside a loop nothing is there for common subexpressions to be with.
+    res, attend, _ = _blocks(
+      self.unet, self.scale, True, emb, text, mask, prevent_cse=False
+    )
+    h = res(h, self.level, 'res')
+    if self.attention:
+      h = attend(h, self.level, 'attn')
+    return h, h if self.keep else None
+
+
+def _blocks(unet, scale, deterministic, emb, text, mask, prevent_cse=True):
+  """The blocks of a level, ready to be called.
+
+  Returns:
+    res: (x, level, name, resample=None) -> x, a residual block.
+    attend: (x, level, name) -> x, unchanged where the level has no attention.
+    level_blocks: (x, way, level, skips=None) -> x and the output of each block
+      of a level; `skips` are concatenated to their inputs, last one first.
   """
   dtype = jnp.dtype(unet.dtype)
-  # `deterministic` (argument 3 of __call__, self included) is not traced.
-  block = nn.remat(layers.ResBlock, static_argnums=(3,))
-  block = block if unet.remat else layers.ResBlock
 
-  def res(x, dim, name, resample=None):
-    module = block(
-      dim,
+  def remat(block, level, static_argnums=()):
+    policy = unet.at_level('remat_policy', level) if unet.remat else 'none'
+    if policy == 'none':
+      return block
+    return nn.remat(
+      block,
+      static_argnums=static_argnums,
+      prevent_cse=prevent_cse,
+      policy=None if policy == 'full' else _save_products,
+    )
+
+  def res(x, level, name, resample=None):
+    # `deterministic` (argument 3 of __call__, self included) is not traced.
+    module = remat(layers.ResBlock, level, static_argnums=(3,))(
+      unet.channels[level],
       unet.num_groups,
       scale,
       dtype,
@@ -92,7 +149,7 @@ def _blocks(unet, scale, deterministic, emb, text, mask):
     over_text = unet.text_attention[level]
     if not (over_pixels or over_text):
       return x
-    attention = layers.Attention(
+    attention = remat(layers.Attention, level)(
       over_pixels,
       over_text,
       unet.head_dim,
@@ -104,7 +161,42 @@ def _blocks(unet, scale, deterministic, emb, text, mask):
     )
     return attention(x, text, mask)
 
-  return res, attend
+  def scan(x, way, level, run, skips):
+    attention = unet.design == 'base' and (
+      unet.self_attention[level] or unet.text_attention[level]
+    )
+    keep = unet.design == 'base' and way == 'down'
+    scanned = nn.scan(
+      Blocks,
+      variable_axes={'params': 0},
+      split_rngs={'params': True},
+      in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
+      length=len(run),
+      metadata_params={nn.PARTITION_NAME: None},
+    )
+    name = repeats.name(way, level, run)
+    module = scanned(unet, level, scale, attention, keep, name=name)
+    skips = jnp.stack([skips.pop() for _ in run]) if skips else None
+    x, outs = module(x, skips, emb, text, mask)
+    return x, list(outs) if keep else []
+
+  def level_blocks(x, way, level, skips=None):
+    outs = []
+    for run in repeats.runs(unet, way, level):
+      if unet.at_level('scan', level) and len(run) > 1:
+        x, more = scan(x, way, level, run, skips)
+        outs += more
+        continue
+      for i in run:
+        if skips:
+          x = jnp.concatenate([x, skips.pop()], axis=-1)
+        x = res(x, level, f'{way}{level}_res{i}')
+        if unet.design == 'base':
+          x = attend(x, level, f'{way}{level}_attn{i}')
+        outs.append(x)
+    return x, outs
+
+  return res, attend, level_blocks
 
 
 def base_body(unet, h, emb, text, mask, deterministic):
@@ -114,28 +206,22 @@ def base_body(unet, h, emb, text, mask, deterministic):
   mirror on the way up, which has one block more; attention follows each block
   of the levels that have it.
   """
-  res, attend = _blocks(unet, 1.0, deterministic, emb, text, mask)
+  res, attend, level_blocks = _blocks(unet, 1.0, deterministic, emb, text, mask)
   last = len(unet.channels) - 1
   skips = [h]
-  for level, dim in enumerate(unet.channels):
-    for i in range(unet.num_res_blocks[level]):
-      h = res(h, dim, f'down{level}_res{i}')
-      h = attend(h, level, f'down{level}_attn{i}')
-      skips.append(h)
+  for level in range(last + 1):
+    h, outs = level_blocks(h, 'down', level)
+    skips += outs
     if level < last:
-      h = res(h, dim, f'down{level}_resample', 'down')
+      h = res(h, level, f'down{level}_resample', 'down')
       skips.append(h)
-  h = res(h, unet.channels[last], 'mid_res0')
+  h = res(h, last, 'mid_res0')
   h = attend(h, last, 'mid_attn')
-  h = res(h, unet.channels[last], 'mid_res1')
+  h = res(h, last, 'mid_res1')
   for level in reversed(range(last + 1)):
-    dim = unet.channels[level]
-    for i in range(unet.num_res_blocks[level] + 1):
-      h = jnp.concatenate([h, skips.pop()], axis=-1)
-      h = res(h, dim, f'up{level}_res{i}')
-      h = attend(h, level, f'up{level}_attn{i}')
+    h, _ = level_blocks(h, 'up', level, skips)
     if level > 0:
-      h = res(h, dim, f'up{level}_resample', 'up')
+      h = res(h, level, f'up{level}_resample', 'up')
   return h
 
 
@@ -147,21 +233,22 @@ def efficient_body(unet, h, emb, text, mask, deterministic):
   are scaled by 1/sqrt 2. Doubling is a convolution to four times the channels
   and a rearrangement, which keeps it at the smaller size too.
   """
-  res, attend = _blocks(unet, 2**-0.5, deterministic, emb, text, mask)
+  _, attend, level_blocks = _blocks(
+    unet, 2**-0.5, deterministic, emb, text, mask
+  )
   conv = functools.partial(layers.conv, dtype=jnp.dtype(unet.dtype))
   skips = [h]
   for level, dim in enumerate(unet.channels):
     h = conv(dim, stride=2, name=f'down{level}_resample')(h)
-    for i in range(unet.num_res_blocks[level]):
-      h = res(h, dim, f'down{level}_res{i}')
+    h = layers.constrain_split(h)
+    h, _ = level_blocks(h, 'down', level)
     h = attend(h, level, f'down{level}_attn')
     skips.append(h)
   for level in reversed(range(len(unet.channels))):
     h = (h + skips.pop()) * 2**-0.5
-    for i in range(unet.num_res_blocks[level]):
-      h = res(h, unet.channels[level], f'up{level}_res{i}')
+    h, _ = level_blocks(h, 'up', level)
     h = attend(h, level, f'up{level}_attn')
     finer = unet.channels[max(level - 1, 0)]
     h = conv(4 * finer, name=f'up{level}_resample')(h)
-    h = layers.depth_to_space(h, 2)
+    h = layers.constrain_split(layers.depth_to_space(h, 2))
   return (h + skips.pop()) * 2**-0.5

@@ -54,12 +54,12 @@ def train(
   """
   first_host = jax.process_index() == 0
   mesh = sharding.make_mesh(config.mesh)
-  rows = sharding.local_rows(mesh, config.train.batch_size)
+  rows = sharding.local_rows(mesh, config.train.batch_size, config.mesh)
   store = store_lib.EmbeddingStore(config.text.store)
   store.check(config.text)
 
   with (
-    sharding.use_mesh(mesh),
+    sharding.use_mesh(mesh, config.mesh),
     checkpoint.Checkpointer(
       workdir, keep=config.train.keep_checkpoints
     ) as checkpointer,
@@ -101,7 +101,8 @@ def train(
       previous = None
 
       for step in range(start_step + 1, config.train.num_steps + 1):
-        batch = sharding.put_batch(_to_batch(next(loader)), mesh)
+        batch = _to_batch(next(loader))
+        batch = sharding.put_batch(batch, mesh, config.mesh)
         with jax.transfer_guard('disallow'):
           state, metrics = train_step(state, batch)
         interval.add(metrics)

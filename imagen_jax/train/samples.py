@@ -33,16 +33,15 @@ class Sampler:
   def __init__(self, cfg: config.Config, examples: dict, mesh):
     self._cfg, self._examples, self._mesh = cfg, examples, mesh
     count = len(examples['caption'])
-    shards = mesh.shape['data'] * mesh.shape['fsdp']
     place = sharding.replicated(mesh)
-    if count % shards == 0:
-      place = jax.sharding.NamedSharding(mesh, sharding.BATCH)
-    network = state_lib.make_network(cfg.stage)
+    if count % sharding.num_batch_shards(mesh, cfg.mesh) == 0:
+      spec = sharding.batch_spec(cfg.mesh)
+      place = jax.sharding.NamedSharding(mesh, spec)
 
     def draw(params, text, lowres):
       keys = jax.random.split(jax.random.key(cfg.train.seed), count)
       keys = jax.lax.with_sharding_constraint(keys, place)
-      apply = lambda *inputs: network.apply({'params': params}, *inputs)
+      apply = state_lib.bind(cfg.stage, params)
       return cascade.sample_stage(apply, keys, text, lowres, cfg.stage)
 
     self._draw = jax.jit(draw, out_shardings=sharding.replicated(mesh))
@@ -54,7 +53,7 @@ class Sampler:
 
   def draw(self, ema_params) -> np.ndarray:
     """Samples, uint8 [N, H, W, 3]; to be called on every host."""
-    with sharding.use_mesh(self._mesh):
+    with sharding.use_mesh(self._mesh, self._cfg.mesh):
       return to_uint8(self._draw(ema_params, *self._inputs))
 
   def write(self, path, samples: np.ndarray) -> tuple[bytes, tuple[int, int]]:

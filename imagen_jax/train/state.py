@@ -1,5 +1,8 @@
 """The training state, and how it is born in shards."""
 
+import dataclasses
+import functools
+
 from flax import struct
 import jax
 import jax.numpy as jnp
@@ -8,6 +11,7 @@ import optax
 from imagen_jax import config
 from imagen_jax import sharding
 from imagen_jax import structs
+from imagen_jax.models import repeats
 from imagen_jax.models import unet
 
 
@@ -29,8 +33,26 @@ class TrainState:
 
 
 def make_network(stage: config.StageConfig) -> unet.UNet:
-  """The stage's network, without parameters."""
-  return unet.UNet(stage.unet, lowres=stage.lowres_size is not None)
+  """The stage's network, without parameters.
+
+  Its blocks are not scanned: it takes parameters as a state has them.
+  """
+  plain = dataclasses.replace(stage.unet, scan=(False,))
+  return unet.UNet(plain, lowres=stage.lowres_size is not None)
+
+
+def bind(stage: config.StageConfig, params):
+  """(z, logsnr, cond, ...) -> output, with blocks scanned as the config has it.
+
+  Args:
+    stage: the stage.
+    params: as a state has them; stacked here, so to be called outside loops.
+  """
+  network = make_network(stage)
+  if any(stage.unet.scan):
+    network = network.clone(unet=stage.unet)
+    params = repeats.stack(params, stage.unet)
+  return functools.partial(network.apply, {'params': params})
 
 
 def example_inputs(config: config.Config, batch_size=1):

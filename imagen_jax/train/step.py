@@ -58,8 +58,7 @@ def loss_fn(params, batch, keys, config: config.Config):
     )
   cond = cascade.make_cond(text, batch.lowres, aug_eps, aug_level, stage)
 
-  out = state_lib.make_network(stage).apply(
-    {'params': params},
+  out = state_lib.bind(stage, params)(
     z,
     logsnr,
     cond,

@@ -29,6 +29,36 @@ def sharded(tiny):
   )
 
 
+def scanned(tiny):
+  """The tiny run with blocks that repeat; unscanned and scanned."""
+  plain = config_lib.override(
+    config_lib.load(tiny), ['stage.unet.num_res_blocks=[3]']
+  )
+  return plain, config_lib.override(plain, ['stage.unet.scan=[true]'])
+
+
+def test_a_state_does_not_depend_on_what_is_scanned(tiny):
+  """So checkpoints restore into either, and exports are unscanned."""
+
+  def shapes(cfg):
+    tx = optimizer.make_optimizer(cfg)
+    return jax.eval_shape(lambda: state_lib._init(cfg, tx, jax.random.key(0)))
+
+  plain, loops = map(shapes, scanned(tiny))
+  assert plain == loops
+  assert 'down0_res2' in plain.params
+  # And a run may change it when it resumes.
+  assert not config_lib.differences(*scanned(tiny))
+
+
+def test_a_bound_network_scans_where_the_config_has_it(tiny):
+  for cfg, loops in zip(scanned(tiny), (False, True)):
+    params = sharding.unbox(state_lib.abstract_params(cfg))
+    apply = lambda p, x, stage=cfg.stage: state_lib.bind(stage, p)(*x)
+    jaxpr = jax.make_jaxpr(apply)(params, state_lib.example_inputs(cfg))
+    assert ('scan[' in str(jaxpr)) == loops
+
+
 def test_a_state_is_what_the_abstract_one_says(sharded):
   abstract, state = sharded
 
