@@ -30,7 +30,11 @@ class TrainState:
 
 def make_network(stage: config.StageConfig) -> unet.UNet:
   """The stage's network, without parameters."""
-  return unet.UNet(stage.unet, lowres=stage.lowres_size is not None)
+  return unet.UNet(
+    stage.unet,
+    lowres=stage.lowres_size is not None,
+    self_condition=stage.diffusion.self_condition,
+  )
 
 
 def example_inputs(config: config.Config, batch_size=1):
@@ -43,9 +47,12 @@ def example_inputs(config: config.Config, batch_size=1):
     embed=jax.ShapeDtypeStruct((*tokens, config.text.embed_dim), jnp.float32),
     mask=jax.ShapeDtypeStruct(tokens, jnp.bool_),
   )
-  if config.stage.lowres_size is None:
-    return image, logsnr, structs.Cond(text)
-  return image, logsnr, structs.Cond(text, lowres=image, aug_logsnr=logsnr)
+  cond = structs.Cond(text)
+  if config.stage.lowres_size is not None:
+    cond = cond.replace(lowres=image, aug_logsnr=logsnr)
+  if config.stage.diffusion.self_condition:
+    cond = cond.replace(x_last=image)
+  return image, logsnr, cond
 
 
 def init_params(config: config.Config, key):
