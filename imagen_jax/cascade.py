@@ -1,5 +1,7 @@
 """The cascade: low-res conditioning, and one stage's samples for the next."""
 
+import math
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -10,14 +12,28 @@ from imagen_jax.diffusion import guidance
 from imagen_jax.diffusion import process
 from imagen_jax.diffusion import sampler
 from imagen_jax.diffusion import schedule
+from imagen_jax.diffusion import spacing
 
 
-def stage_schedule(diffusion: config.DiffusionConfig):
+def stage_schedule(stage: config.StageConfig):
   """The stage's t -> log-SNR."""
-  function = schedule.SCHEDULES[diffusion.schedule]
-  return lambda t: function(
-    t, logsnr_min=diffusion.logsnr_min, logsnr_max=diffusion.logsnr_max
-  )
+  diffusion = stage.diffusion
+  options = {
+    'logsnr_min': diffusion.logsnr_min,
+    'logsnr_max': diffusion.logsnr_max,
+  }
+  if diffusion.schedule == 'shifted_cosine':
+    function = schedule.shifted_cosine
+    options['shift'] = 2 * math.log(diffusion.shift_size / stage.image_size)
+  elif diffusion.schedule == 'edm':
+    function = schedule.edm
+    options['mean'], options['std'] = diffusion.edm_mean, diffusion.edm_std
+  else:
+    function = schedule.SCHEDULES[diffusion.schedule]
+  found = lambda t: function(t, **options)
+  if diffusion.zero_terminal_snr:
+    return schedule.zero_terminal_snr(found)
+  return found
 
 
 def aug_schedule(diffusion: config.DiffusionConfig):
@@ -83,7 +99,11 @@ def make_cond(text, lowres, eps, aug_level, stage: config.StageConfig):
 
 
 def make_denoise(apply, cond, stage: config.StageConfig, guidance_weight):
-  """The stage as `denoise(z, logsnr) -> x_hat`, guided and thresholded.
+  """The stage as `denoise(z, logsnr, step, x_last) -> x_hat`.
+
+  The estimate is guided and thresholded. `step` and `x_last` are the sampler's
+  (`sampler.sample`); only oscillating guidance and self-conditioning ask for
+  them.
 
   With and without text go through the network as one batch, the two of an
   image side by side, so that on a mesh each stays with its image. "Without"
@@ -93,24 +113,61 @@ def make_denoise(apply, cond, stage: config.StageConfig, guidance_weight):
   Args:
     apply: (z, logsnr, cond) -> network output.
     cond: `structs.Cond` of the batch.
-    stage: gives prediction and threshold.
+    stage: gives prediction, guidance and threshold.
     guidance_weight: scalar or [B].
   """
+  diffusion, sample = stage.diffusion, stage.sample
   twice = lambda x: jnp.repeat(x, 2, axis=0)
   both = jax.tree.map(twice, cond)
   without = jnp.arange(both.text.mask.shape[0]) % 2 == 1
   both = both.replace(text=drop_text(both.text, without))
 
-  def denoise(z, logsnr):
-    out = apply(twice(z), twice(logsnr), both)
+  def denoise(z, logsnr, step=0, x_last=None):
+    given = both
+    if diffusion.self_condition:
+      x_last = jnp.zeros_like(z) if x_last is None else jnp.clip(x_last, -1, 1)
+      given = both.replace(x_last=twice(x_last))
+    scaled = process.scale_input(
+      diffusion.prediction, z, logsnr, diffusion.sigma_data
+    )
+    out = apply(twice(scaled), twice(logsnr), given)
     out = out.reshape(-1, 2, *out.shape[1:])
-    out = guidance.guide(out[:, 0], out[:, 1], guidance_weight)
-    x_hat = process.to_x(stage.diffusion.prediction, out, z, logsnr)
+    weight = guidance.weight_at(
+      guidance_weight,
+      logsnr,
+      step,
+      kind=sample.guidance,
+      interval=sample.guidance_interval,
+      after=sample.oscillate_after,
+      low=sample.oscillate_weight,
+    )
+    to_x = lambda out: process.to_x(
+      diffusion.prediction, out, z, logsnr, diffusion.sigma_data
+    )
+    x_hat = to_x(guidance.guide(out[:, 0], out[:, 1], weight))
+    if sample.guidance_rescale > 0:
+      x_hat = guidance.rescale(x_hat, to_x(out[:, 0]), sample.guidance_rescale)
     return guidance.threshold(
-      x_hat, kind=stage.sample.threshold, percentile=stage.sample.percentile
+      x_hat,
+      kind=sample.threshold,
+      percentile=sample.percentile,
+      cap=sample.threshold_cap,
     )
 
   return denoise
+
+
+def stage_steps(stage: config.StageConfig):
+  """Log-SNR of the stage's sampling steps, [num_steps + 1]."""
+  sample = stage.sample
+  return spacing.logsnr_steps(
+    sample.num_steps,
+    spacing=sample.spacing,
+    schedule=stage_schedule(stage),
+    sigma_min=sample.sigma_min,
+    sigma_max=sample.sigma_max,
+    rho=sample.rho,
+  )
 
 
 def drop_text(text, drop):
@@ -123,7 +180,13 @@ def drop_text(text, drop):
 
 
 def sample_stage(
-  apply, keys, text, lowres, stage: config.StageConfig, guidance_weight=None
+  apply,
+  keys,
+  text,
+  lowres,
+  stage: config.StageConfig,
+  guidance_weight=None,
+  edit=None,
 ):
   """Images of one stage, [B, H, W, 3] in [-1, 1].
 
@@ -134,6 +197,8 @@ def sample_stage(
     lowres: the stage before's images [B, h, w, 3]; None for a base stage.
     stage: its `sample` gives steps, sampler, threshold and aug_level.
     guidance_weight: scalar or [B]; the stage's own where None.
+    edit: `structs.Edit` of pictures of the stage's size to start from; None
+      to start from noise.
   """
   if guidance_weight is None:
     guidance_weight = stage.sample.guidance_weight
@@ -145,14 +210,30 @@ def sample_stage(
     eps = jax.vmap(draw)(purposes[:, 1])
     aug_level = jnp.full(keys.shape, stage.sample.aug_level)
   cond = make_cond(text, lowres, eps, aug_level, stage)
+  sample, edits = stage.sample, {}
+  if edit is not None:
+    chex.assert_shape(edit.image, (*keys.shape, *shape))
+    edits = {
+      'image': edit.image,
+      'mask': edit.mask,
+      'strength': sample.strength,
+      'repeats': sample.resample,
+      'jump': sample.resample_jump,
+    }
   x = sampler.sample(
     make_denoise(apply, cond, stage, guidance_weight),
     purposes[:, 0],
     shape,
-    schedule=stage_schedule(stage.diffusion),
-    num_steps=stage.sample.num_steps,
-    sampler=stage.sample.sampler,
-    gamma=stage.sample.gamma,
+    logsnr=stage_steps(stage),
+    sampler=sample.sampler,
+    gamma=sample.gamma,
+    churn=sampler.Churn(
+      amount=sample.churn,
+      sigma_min=sample.churn_min,
+      sigma_max=sample.churn_max,
+      noise=sample.churn_noise,
+    ),
+    **edits,
   )
   return jnp.clip(x, -1, 1)
 

@@ -16,8 +16,10 @@ import tqdm
 
 from imagen_jax import cascade
 from imagen_jax import config
+from imagen_jax import editing
 from imagen_jax import export
 from imagen_jax import grid
+from imagen_jax import presets
 from imagen_jax import sharding
 from imagen_jax import structs
 from imagen_jax.text import encoder as encoder_lib
@@ -54,13 +56,17 @@ class Cascade:
       jax.jit(functools.partial(_draw, stage)) for stage in self.stages
     ]
 
-  def __call__(self, keys, text: structs.TextCond, guidance_weights):
+  def __call__(
+    self, keys, text: structs.TextCond, guidance_weights, edits=None
+  ):
     """Images of the last stage, [B, H, W, 3] in [-1, 1].
 
     Args:
       keys: a PRNG key an image, [B].
       text: B captions, encoded.
       guidance_weights: a [B] array a stage.
+      edits: a `structs.Edit` a stage, of one picture, for all of the batch to
+        start from; None to start from noise.
     """
     shards = sharding.num_batch_shards(self._mesh, self._layout)
     place = sharding.replicated(self._mesh)
@@ -74,8 +80,12 @@ class Cascade:
       # A key of its own a stage: the same noise twice would correlate them.
       keys_here = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
       weight = put(jnp.asarray(guidance_weights[number], jnp.float32))
+      edit = ()
+      if edits is not None:
+        whole = lambda a: np.broadcast_to(a, (*keys.shape, *a.shape))
+        edit = (put(jax.tree.map(whole, edits[number])),)
       with self._placed():
-        x = draw(self._params[number], keys_here, text, x, weight)
+        x = draw(self._params[number], keys_here, text, x, weight, *edit)
     return x
 
   def _placed(self):
@@ -85,10 +95,12 @@ class Cascade:
     return sharding.use_mesh(self._mesh, self._layout)
 
 
-def _draw(stage, params, keys, text, lowres, guidance_weight):
+def _draw(stage, params, keys, text, lowres, guidance_weight, edit=None):
   network = state_lib.make_network(stage)
   apply = lambda *inputs: network.apply({'params': params}, *inputs)
-  return cascade.sample_stage(apply, keys, text, lowres, stage, guidance_weight)
+  return cascade.sample_stage(
+    apply, keys, text, lowres, stage, guidance_weight, edit
+  )
 
 
 def _check_text(text, stage):
@@ -102,17 +114,30 @@ def _check_text(text, stage):
     )
 
 
-def _with_sampling(stage, steps, sampler):
-  """`stage` with the sampling settings that were asked for."""
-  changes = {}
-  if steps is not None:
-    changes['num_steps'] = steps
-  if sampler is not None:
-    changes['sampler'] = sampler
-  sample = dataclasses.replace(stage.stage.sample, **changes)
-  return dataclasses.replace(
-    stage, stage=dataclasses.replace(stage.stage, sample=sample)
+def _with_sampling(stage, changes):
+  """`stage` with fields of its sampling settings, as text, replaced."""
+  found = config.override(
+    config.Config(stage=stage.stage),
+    [f'stage.sample.{name}={value}' for name, value in changes.items()],
   )
+  return dataclasses.replace(stage, stage=found.stage)
+
+
+def _settings(names, settings):
+  """{field: text} for each of the stages `names`, of '[STAGE.]FIELD=VALUE'."""
+  found = [{} for _ in names]
+  for assignment in settings:
+    path, equals, value = assignment.partition('=')
+    stage, dot, field = path.strip().rpartition('.')
+    if not equals or (dot and stage not in names):
+      raise ValueError(
+        f'--set is {assignment!r}; accepted: FIELD=VALUE, or STAGE.FIELD=VALUE '
+        f'with a STAGE of {", ".join(names)}'
+      )
+    for name, changes in zip(names, found):
+      if stage in ('', name):
+        changes[field] = value
+  return found
 
 
 def generate(
@@ -128,6 +153,12 @@ def generate(
   batch_size: int,
   text_checkpoint: str | None,
   devices_per_image: int = 1,
+  preset: str | None = None,
+  settings: list[str] = (),
+  image: str | None = None,
+  mask: str | None = None,
+  strength: list[float] | None = None,
+  resample: int = 1,
 ):
   """Samples pictures of `prompts` and writes them to the folder `out`.
 
@@ -144,14 +175,31 @@ def generate(
     batch_size: pictures drawn at once.
     text_checkpoint: in place of the config's.
     devices_per_image: devices that share a picture, each a band of its rows.
+    preset: of `presets`; None for the stages' own settings.
+    settings: more settings of sampling, '[STAGE.]FIELD=VALUE', each in place of
+      the preset's; `steps` and `sampler` are in place of both.
+    image: path of a picture to start from.
+    mask: path of a picture that is white where `image` is painted anew.
+    strength: share of the steps that is taken from `image`, of each stage.
+    resample: times that each step is taken under a mask.
 
   Raises:
-    ValueError: where the stages do not fit each other, or the text encoder.
+    ValueError: where the stages do not fit each other, the text encoder, or
+      what was set; or a picture cannot be used.
   """
-  stages = [
-    _with_sampling(export.load_weights(folder), steps and steps[i], sampler)
-    for i, folder in enumerate(weights)
-  ]
+  pictures = editing.open_pictures(image, mask) if image else None
+  stages = [export.load_weights(folder) for folder in weights]
+  changes = _settings([stage.stage.name for stage in stages], settings)
+  for place, change in enumerate(changes):
+    own = presets.settings(preset, place) if preset else {}
+    asked = {
+      'num_steps': steps and steps[place],
+      'sampler': sampler,
+      'strength': strength and strength[place],
+      'resample': resample if mask else None,
+    }
+    asked = {name: value for name, value in asked.items() if value is not None}
+    stages[place] = _with_sampling(stages[place], {**own, **change, **asked})
   # Now, and not after an hour of sampling, does one learn that it cannot be.
   out = epath.Path(out)
   out.mkdir(parents=True, exist_ok=True)
@@ -165,6 +213,9 @@ def generate(
   encoded = encoder_lib.TextEncoder(text_config).encode(prompts)
   encoded = jax.tree.map(np.asarray, encoded)
 
+  edits = pictures and [
+    editing.edit_of(*pictures, stage.image_size) for stage in draw.stages
+  ]
   own = [stage.sample.guidance_weight for stage in draw.stages]
   guidance_weights = [weight or own for weight in guidance_weights]
   # A row a picture: its prompt, its number, and its column of the grid.
@@ -187,6 +238,7 @@ def generate(
         _keys(seed, [prompts[i] for i in prompt], number),
         jax.tree.map(operator.itemgetter(prompt), encoded),
         np.array(guidance_weights, np.float32)[column].T,
+        edits,
       )
       x = np.asarray(jnp.round((x[: len(part)] + 1) * 127.5)).astype(np.uint8)
       for picture, (prompt, number, column) in zip(x, part):

@@ -37,6 +37,20 @@ class Batch:
 
 
 @struct.dataclass
+class Edit:
+  """A picture to start a sample from.
+
+  Attributes:
+    image: pictures in [-1, 1], [B, H, W, 3].
+    mask: 1 where they are to be painted anew and 0 where they stay, [B, H, W,
+      1]; None for everywhere.
+  """
+
+  image: jax.Array
+  mask: jax.Array | None = None
+
+
+@struct.dataclass
 class Cond:
   """What a network is conditioned on, besides the noise level.
 
@@ -44,8 +58,11 @@ class Cond:
     text: captions.
     lowres: corrupted low-res pictures at the stage's size, [B, H, W, 3].
     aug_logsnr: log-SNR of their corruption, [B].
+    x_last: the network's own last estimate, [B, H, W, 3], zero where there is
+      none; None without self-conditioning.
   """
 
   text: TextCond
   lowres: jax.Array | None = None
   aug_logsnr: jax.Array | None = None
+  x_last: jax.Array | None = None

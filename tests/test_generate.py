@@ -201,3 +201,98 @@ def test_a_grid_of_many_pictures_stays_small(run, monkeypatch):
   _, lines = run('out', num=3, batch_size=2)
   assert len(lines) == 9
   assert shown == [(2, [PROMPTS[0]] * 2)]
+
+
+def sampled_with(monkeypatch):
+  """The sampling settings of the stages that a run would compile."""
+  found = []
+
+  class Stop(Exception):
+    pass
+
+  def take(stages, mesh):
+    found.extend(stage.stage.sample for stage in stages)
+    raise Stop
+
+  monkeypatch.setattr(generate, 'Cascade', take)
+  return found, Stop
+
+
+@pytest.mark.parametrize(
+  'options, expected',
+  [
+    ({}, [('ddim', 2, 'time')] * 2),
+    (
+      {'preset': 'reference'},
+      [('ancestral', 256, 'time'), ('ancestral', 128, 'time')],
+    ),
+    (
+      {'preset': 'reference', 'steps': [5, 6], 'sampler': 'heun'},
+      [('heun', 5, 'time'), ('heun', 6, 'time')],
+    ),
+    (
+      {'preset': 'reference', 'settings': ['num_steps=9', 'spacing=karras']},
+      [('ancestral', 9, 'karras')] * 2,
+    ),
+    (
+      {'settings': ['num_steps=9', 'tiny32.num_steps=7'], 'steps': None},
+      [('ddim', 9, 'time'), ('ddim', 7, 'time')],
+    ),
+  ],
+)
+def test_presets_settings_and_flags_in_this_order(
+  options, expected, run, monkeypatch
+):
+  found, stop = sampled_with(monkeypatch)
+  with pytest.raises(stop):
+    run('out', rows=('base', 'sr'), **options)
+  settings = [(s.sampler, s.num_steps, s.spacing) for s in found]
+  assert settings == expected
+
+
+@pytest.mark.parametrize(
+  'setting, words',
+  [
+    ('spacing', "--set is 'spacing'; accepted: FIELD=VALUE, or STAGE.FIELD"),
+    ('big.rho=1', "--set is 'big.rho=1'; .* STAGE of tiny16, tiny32"),
+    ('spacings=x', 'spacings: no such field; did you mean .*spacing?'),
+    ('spacing=even', "stage.sample.spacing is 'even'; accepted: 'time'"),
+    ('rho=many', '--set stage.sample.rho=many: accepted: float'),
+  ],
+)
+def test_settings_that_are_none_are_refused(setting, words, run):
+  with pytest.raises(ValueError, match=words):
+    run('out', rows=('base', 'sr'), settings=[setting])
+
+
+def test_a_picture_is_kept_outside_of_the_mask(run, tmp_path):
+  """Through both stages, and only inside does the prompt count."""
+  rng = np.random.default_rng(0)
+  whole = rng.integers(0, 255, (32, 32, 3), np.uint8)
+  Image.fromarray(whole).save(tmp_path / 'image.png')
+  mask = np.zeros((32, 32), np.uint8)
+  mask[:, 16:] = 255
+  Image.fromarray(mask).save(tmp_path / 'mask.png')
+  options = {'image': str(tmp_path / 'image.png'), 'rows': ('base', 'sr')}
+  out, lines = run(
+    'in',
+    mask=str(tmp_path / 'mask.png'),
+    strength=[1, 1],
+    resample=2,
+    **options,
+  )
+  pictures = [pixels(out, line) for line in lines]
+  for picture in pictures:
+    assert abs(picture[:, :16] - whole[:, :16]).max() <= 1
+  assert abs(pictures[0] - pictures[1])[:, 16:].max() > 8
+
+
+def test_a_picture_to_start_from_leaves_its_trace(run, tmp_path):
+  Image.new('RGB', (16, 16), (250, 10, 10)).save(tmp_path / 'image.png')
+  options = {'steps': [8], 'image': str(tmp_path / 'image.png')}
+  red = np.array([250, 10, 10])
+  off = []
+  for strength in (0.125, 0.9):
+    out, lines = run(f'out{strength}', strength=[strength], **options)
+    off.append(np.mean([abs(pixels(out, line) - red).mean() for line in lines]))
+  assert off[0] < 0.8 * off[1]

@@ -25,6 +25,8 @@ FLOORS = {
   'imagen_jax.config': 0,
   'imagen_jax.structs': 0,
   'imagen_jax.grid': 0,
+  'imagen_jax.presets': 0,
+  'imagen_jax.editing': 1,
   'imagen_jax.diffusion': 1,
   'imagen_jax.models': 1,
   'imagen_jax.data': 1,

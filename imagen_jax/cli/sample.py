@@ -15,7 +15,21 @@ that prompt, not on the other prompts or the batch size.
 --guidance-weight and --steps take one number for all stages, or one a stage
 joined by commas: `--guidance-weight 7.5,4 --steps 256,128`. Several weights
 give several columns: `--guidance-weight 1 3 7.5`.
+
+A preset sets sampler and steps of each stage; --set sets any field of
+`config.SampleConfig`, of all stages or of one: `--set spacing=karras --set
+sr64.aug_level=0.2`. What is asked for by a flag of its own goes before both.
+
+--init-image starts from a picture: with --strength 0.6, six tenths of the
+steps are taken from it (a number a stage: `--strength 0.6,1`). With --mask,
+only what is white there is painted anew, and --resample takes each step so
+many times, which fits the new to the old. docs/diffusion.md tells more.
 """
+
+_SAMPLERS = ('ancestral', 'ddim', 'dpmpp', 'dpmpp_sde', 'heun')
+_PRESETS = ('reference', 'balanced', 'fast')
+# Of the steps from a picture without a mask: enough to change what is in it.
+_STRENGTH = 0.6
 
 
 def add_arguments(parser: argparse.ArgumentParser):
@@ -51,8 +65,41 @@ def add_arguments(parser: argparse.ArgumentParser):
   )
   parser.add_argument(
     '--sampler',
-    choices=('ancestral', 'ddim'),
+    choices=_SAMPLERS,
     help="default: the stages' own",
+  )
+  parser.add_argument(
+    '--preset',
+    choices=_PRESETS,
+    help="sampler and steps, measured; default: the stages' own",
+  )
+  parser.add_argument(
+    '--set',
+    action='append',
+    default=[],
+    metavar='[STAGE.]FIELD=VALUE',
+    help='a setting of sampling; may be given several times',
+  )
+  parser.add_argument(
+    '--init-image', metavar='FILE', help='a picture to start from'
+  )
+  parser.add_argument(
+    '--strength',
+    metavar='S',
+    help='share of the steps that is taken from it, above 0 and up to 1; '
+    f'default: {_STRENGTH}, or 1 with --mask',
+  )
+  parser.add_argument(
+    '--mask',
+    metavar='FILE',
+    help='white where the picture is painted anew; of its size',
+  )
+  parser.add_argument(
+    '--resample',
+    type=int,
+    default=1,
+    metavar='N',
+    help='times that each step is taken under a mask; default: 1',
   )
   parser.add_argument('--seed', type=int, default=0)
   parser.add_argument('--batch-size', type=int, default=64, metavar='N')
@@ -76,7 +123,7 @@ def add_arguments(parser: argparse.ArgumentParser):
 def main(args: argparse.Namespace) -> int:
   """Runs the command; returns its exit status."""
   prompts = _prompts(args)
-  for name in ('num', 'batch_size', 'devices_per_image'):
+  for name in ('num', 'batch_size', 'devices_per_image', 'resample'):
     if getattr(args, name) < 1:
       flag = '--' + name.replace('_', '-')
       raise ValueError(f'{flag} is {getattr(args, name)}; accepted: 1 or more')
@@ -86,6 +133,7 @@ def main(args: argparse.Namespace) -> int:
     for text in args.guidance_weight
   ]
   steps = _per_stage('--steps', args.steps, int, stages_count)
+  strength = _strength(args, stages_count)
 
   from imagen_jax.cli import devices
 
@@ -104,8 +152,46 @@ def main(args: argparse.Namespace) -> int:
     batch_size=args.batch_size,
     text_checkpoint=args.text_checkpoint,
     devices_per_image=args.devices_per_image,
+    preset=args.preset,
+    settings=args.set,
+    image=args.init_image,
+    mask=args.mask,
+    strength=strength,
+    resample=args.resample,
   )
   return 0
+
+
+def _strength(args, count):
+  """A strength a stage; None where there is no picture to start from."""
+  if args.init_image is None:
+    for flag in ('mask', 'strength'):
+      if getattr(args, flag) is not None:
+        raise ValueError(
+          f'--{flag} without --init-image; accepted: with a picture to start '
+          'from'
+        )
+  if args.resample > 1 and args.mask is None:
+    raise ValueError(
+      f'--resample is {args.resample} without --mask; accepted: 1, or a mask '
+      'of what to paint anew'
+    )
+  if args.init_image is None:
+    return None
+  default = '1' if args.mask else str(_STRENGTH)
+  text = default if args.strength is None else args.strength
+  values = _per_stage('--strength', text, float, count)
+  if not all(0 < value <= 1 for value in values):
+    raise ValueError(
+      f'--strength is {text!r}; accepted: above 0 and up to 1, for all stages '
+      'or one a stage'
+    )
+  if args.mask is None and all(value == 1 for value in values):
+    raise ValueError(
+      f'--strength is {text!r} without --mask: nothing of --init-image would '
+      'be left; accepted: less than 1 for a stage, or a mask'
+    )
+  return values
 
 
 def _prompts(args):

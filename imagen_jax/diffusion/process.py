@@ -33,14 +33,61 @@ def diffuse(x, eps, logsnr):
   return alpha * x + sigma * eps
 
 
-def to_x(kind, out, z, logsnr):
+def renoise(z, noise, logsnr_s, logsnr_t):
+  """A draw of z_t given z_s, for s < t: the noising of what is noised already.
+
+  Paper, equation 3. The identity where the two log-SNRs are equal.
+
+  Args:
+    z: noised image at time s, [B, H, W, C].
+    noise: standard normal, [B, H, W, C].
+    logsnr_s: log-SNR at s, [B].
+    logsnr_t: log-SNR at t, [B]; at most `logsnr_s`.
+  """
+  chex.assert_equal_shape([z, noise])
+  alpha_s, _ = alpha_sigma(broadcast(logsnr_s, z))
+  alpha_t, sigma_t = alpha_sigma(broadcast(logsnr_t, z))
+  c = -jnp.expm1(broadcast(logsnr_t - logsnr_s, z))
+  return alpha_t / alpha_s * z + jnp.sqrt(c) * sigma_t * noise
+
+
+def edm_scales(logsnr, sigma_data):
+  """EDM's factors, such that x_hat = c_skip z + c_out F(c_in z).
+
+  EDM (arXiv:2206.00364, table 1) writes them for an image with noise of scale
+  sigma added; z here is that over sqrt(1 + sigma^2). With `sigma_data` 1, F is
+  -v and c_in is 1.
+
+  Args:
+    logsnr: any shape.
+    sigma_data: standard deviation of the data.
+
+  Returns:
+    c_in, c_skip and c_out, of the shape of `logsnr`.
+  """
+  alpha, sigma = alpha_sigma(logsnr)
+  c_in = 1 / jnp.sqrt(sigma**2 + (alpha * sigma_data) ** 2)
+  return c_in, alpha * (sigma_data * c_in) ** 2, sigma * sigma_data * c_in
+
+
+def scale_input(kind, z, logsnr, sigma_data):
+  """`z` as the network of prediction `kind` takes it: scaled for 'edm'."""
+  if kind != 'edm':
+    return z
+  c_in, _, _ = edm_scales(broadcast(logsnr, z), sigma_data)
+  return c_in * z
+
+
+def to_x(kind, out, z, logsnr, sigma_data=0.5):
   """The clean image that a prediction stands for, [B, H, W, C].
 
   Args:
-    kind: which prediction `out` is: 'x', 'eps' or 'v' = alpha eps - sigma x.
+    kind: which prediction `out` is: 'x', 'eps', 'v' = alpha eps - sigma x, or
+      'edm', the F of `edm_scales`.
     out: the prediction, [B, H, W, C].
     z: the noised image that it was made from, [B, H, W, C].
     logsnr: of `z`, [B].
+    sigma_data: standard deviation of the data, for 'edm'.
 
   Raises:
     ValueError: for another kind.
@@ -53,10 +100,13 @@ def to_x(kind, out, z, logsnr):
     return (z - sigma * out) / alpha
   if kind == 'v':
     return alpha * z - sigma * out
-  raise ValueError(f"prediction is {kind!r}; accepted: 'x', 'eps', 'v'")
+  if kind == 'edm':
+    _, c_skip, c_out = edm_scales(broadcast(logsnr, z), sigma_data)
+    return c_skip * z + c_out * out
+  raise ValueError(f"prediction is {kind!r}; accepted: 'x', 'eps', 'v', 'edm'")
 
 
-def from_x(kind, x, z, logsnr):
+def from_x(kind, x, z, logsnr, sigma_data=0.5):
   """The prediction of `kind` that stands for clean image `x`.
 
   The inverse of `to_x`; arguments and errors alike.
@@ -69,7 +119,10 @@ def from_x(kind, x, z, logsnr):
     return (z - alpha * x) / sigma
   if kind == 'v':
     return (alpha * z - x) / sigma
-  raise ValueError(f"prediction is {kind!r}; accepted: 'x', 'eps', 'v'")
+  if kind == 'edm':
+    _, c_skip, c_out = edm_scales(broadcast(logsnr, z), sigma_data)
+    return (x - c_skip * z) / c_out
+  raise ValueError(f"prediction is {kind!r}; accepted: 'x', 'eps', 'v', 'edm'")
 
 
 def posterior(x, z_t, logsnr_t, logsnr_s):

@@ -18,11 +18,12 @@ class UNet(nn.Module):
   [B, H, W, 3], float32, whose meaning the diffusion config's `prediction`
   states. A super-resolution network (`lowres` set) sees its low-res input
   concatenated with z, and the level of that input's corruption beside the
-  noise level.
+  noise level; with `self_condition`, its own last estimate as well.
   """
 
   unet: config.UNetConfig
   lowres: bool = False
+  self_condition: bool = False
 
   @nn.compact
   def __call__(self, z, logsnr, cond, deterministic=True):
@@ -42,6 +43,8 @@ class UNet(nn.Module):
       aug = layers.LevelEmbedding(unet.embed_dim, dtype, name='aug')
       emb = emb + aug(cond.aug_logsnr)
       z = jnp.concatenate([z, cond.lowres], axis=-1)
+    if self.self_condition:
+      z = jnp.concatenate([z, cond.x_last], axis=-1)
     if unet.coordinates:
       z = layers.with_coordinates(z)
 

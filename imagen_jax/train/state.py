@@ -38,7 +38,11 @@ def make_network(stage: config.StageConfig) -> unet.UNet:
   Its blocks are not scanned: it takes parameters as a state has them.
   """
   plain = dataclasses.replace(stage.unet, scan=(False,))
-  return unet.UNet(plain, lowres=stage.lowres_size is not None)
+  return unet.UNet(
+    plain,
+    lowres=stage.lowres_size is not None,
+    self_condition=stage.diffusion.self_condition,
+  )
 
 
 def bind(stage: config.StageConfig, params):
@@ -65,9 +69,12 @@ def example_inputs(config: config.Config, batch_size=1):
     embed=jax.ShapeDtypeStruct((*tokens, config.text.embed_dim), jnp.float32),
     mask=jax.ShapeDtypeStruct(tokens, jnp.bool_),
   )
-  if config.stage.lowres_size is None:
-    return image, logsnr, structs.Cond(text)
-  return image, logsnr, structs.Cond(text, lowres=image, aug_logsnr=logsnr)
+  cond = structs.Cond(text)
+  if config.stage.lowres_size is not None:
+    cond = cond.replace(lowres=image, aug_logsnr=logsnr)
+  if config.stage.diffusion.self_condition:
+    cond = cond.replace(x_last=image)
+  return image, logsnr, cond
 
 
 def init_params(config: config.Config, key):

@@ -22,7 +22,49 @@ def step_keys(seed, step):
   """Keys for one step, by purpose; the same for the same seed and step."""
   names = ('time', 'noise', 'text_drop', 'aug_level', 'aug_noise', 'dropout')
   key = jax.random.fold_in(jax.random.key(seed), step)
-  return dict(zip(names, jax.random.split(key, len(names))))
+  keys = dict(zip(names, jax.random.split(key, len(names))))
+  # Folded in: to split off one more would change the noise of every run.
+  keys['self_condition'] = jax.random.fold_in(key, len(names))
+  return keys
+
+
+def self_conditioned(apply, cond, keys, z, logsnr, diffusion):
+  """`cond` with a first estimate of the network's for half of the examples.
+
+  Analog Bits (arXiv:2208.04202): no gradient flows through the estimate, which
+  is zero for the other half.
+
+  Args:
+    apply: cond -> network output, [B, H, W, 3].
+    cond: `structs.Cond`.
+    keys: from `step_keys`.
+    z: noised images, [B, H, W, 3].
+    logsnr: of `z`, [B].
+    diffusion: the stage's.
+  """
+  nothing = jnp.zeros_like(z)
+  out = jax.lax.stop_gradient(apply(cond.replace(x_last=nothing)))
+  x_hat = process.to_x(
+    diffusion.prediction, out, z, logsnr, diffusion.sigma_data
+  )
+  given = jax.random.bernoulli(keys['self_condition'], 0.5, logsnr.shape)
+  # Clipped, as an estimate from much noise is out of all bounds.
+  x_last = jnp.clip(x_hat, -1, 1) * process.broadcast(given, z)
+  return cond.replace(x_last=x_last)
+
+
+def loss_weight(diffusion, schedule, t):
+  """What the stage's `weighting` multiplies the losses by, [B]."""
+  logsnr, slope = jax.jvp(schedule, (t,), (jnp.ones_like(t),))
+  return loss.weight(
+    logsnr,
+    weighting=diffusion.weighting,
+    loss=diffusion.loss,
+    min_snr_gamma=diffusion.min_snr_gamma,
+    sigmoid_bias=diffusion.sigmoid_bias,
+    sigma_data=diffusion.sigma_data,
+    slope=slope,
+  )
 
 
 def loss_fn(params, batch, keys, config: config.Config):
@@ -45,7 +87,8 @@ def loss_fn(params, batch, keys, config: config.Config):
 
   t = jax.random.uniform(keys['time'], (size,))
   eps = jax.random.normal(keys['noise'], x.shape)
-  logsnr = cascade.stage_schedule(diffusion)(t)
+  schedule = cascade.stage_schedule(stage)
+  logsnr = schedule(t)
   z = process.diffuse(x, eps, logsnr)
 
   drop = jax.random.bernoulli(keys['text_drop'], diffusion.text_drop, (size,))
@@ -58,13 +101,22 @@ def loss_fn(params, batch, keys, config: config.Config):
     )
   cond = cascade.make_cond(text, batch.lowres, aug_eps, aug_level, stage)
 
-  out = state_lib.bind(stage, params)(
-    z,
-    logsnr,
-    cond,
-    deterministic=stage.unet.dropout == 0,
-    rngs={'dropout': keys['dropout']},
-  )
+  network = state_lib.bind(stage, params)
+
+  def apply(cond):
+    return network(
+      process.scale_input(
+        diffusion.prediction, z, logsnr, diffusion.sigma_data
+      ),
+      logsnr,
+      cond,
+      deterministic=stage.unet.dropout == 0,
+      rngs={'dropout': keys['dropout']},
+    )
+
+  if diffusion.self_condition:
+    cond = self_conditioned(apply, cond, keys, z, logsnr, diffusion)
+  out = apply(cond)
   losses = loss.denoising_loss(
     out,
     x,
@@ -73,7 +125,10 @@ def loss_fn(params, batch, keys, config: config.Config):
     logsnr,
     prediction=diffusion.prediction,
     loss=diffusion.loss,
+    sigma_data=diffusion.sigma_data,
   )
+  if diffusion.weighting != 'plain':
+    losses = losses * loss_weight(diffusion, schedule, t)
   metrics = {'loss': losses.mean()}
   for i in range(NUM_BUCKETS):
     inside = (t * NUM_BUCKETS).astype(jnp.int32) == i

@@ -37,6 +37,12 @@ def test_defaults_are_the_stages_own(asked):
     'batch_size': 64,
     'text_checkpoint': None,
     'devices_per_image': 1,
+    'preset': None,
+    'settings': [],
+    'image': None,
+    'mask': None,
+    'strength': None,
+    'resample': 1,
   }
 
 
@@ -47,6 +53,31 @@ def test_numbers_are_for_all_stages_or_one_each(asked):
   assert options['steps'] == [256, 128]
   _, options = asked('--prompt', 'x', '--steps', '9', weights=('base',))
   assert options['steps'] == [9]
+
+
+def test_a_preset_and_settings_are_handed_on(asked):
+  flags = ['--preset', 'fast', '--set', 'rho=3', '--set', 'sr.churn=1']
+  _, options = asked('--prompt', 'x', *flags)
+  assert options['preset'] == 'fast'
+  assert options['settings'] == ['rho=3', 'sr.churn=1']
+
+
+@pytest.mark.parametrize(
+  'flags, strength',
+  [
+    ([], [0.6, 0.6]),
+    (['--strength', '0.3'], [0.3, 0.3]),
+    (['--strength', '0.3,1'], [0.3, 1]),
+    (['--mask', 'm.png'], [1, 1]),
+    (['--mask', 'm.png', '--strength', '0.9', '--resample', '5'], [0.9, 0.9]),
+  ],
+)
+def test_a_picture_to_start_from(flags, strength, asked):
+  _, options = asked('--prompt', 'x', '--init-image', 'i.png', *flags)
+  assert options['image'] == 'i.png'
+  assert options['mask'] == ('m.png' if 'm.png' in flags else None)
+  assert options['strength'] == strength
+  assert options['resample'] == (5 if '5' in flags else 1)
 
 
 def test_prompts_of_a_file_come_after_the_others(asked, tmp_path):
@@ -71,6 +102,21 @@ def test_prompts_of_a_file_come_after_the_others(asked, tmp_path):
     (['--guidance-weight=-1'], "--guidance-weight is '-1'"),
     (['--guidance-weight', 'nan'], "--guidance-weight is 'nan'"),
     (['--guidance-weight', 'inf,1'], "--guidance-weight is 'inf,1'"),
+    (['--resample', '0'], '--resample is 0; accepted: 1 or more'),
+    (['--resample', '4'], '--resample is 4 without --mask; accepted: 1, or'),
+    (['--mask', 'm.png'], '--mask without --init-image; accepted: with a'),
+    (['--strength', '0.5'], '--strength without --init-image; accepted: with'),
+    (
+      ['--init-image', 'i.png', '--strength', '1.5'],
+      "--strength is '1.5'; accepted: above 0 and up to 1, for all stages",
+    ),
+    (['--init-image', 'i.png', '--strength', '0'], "--strength is '0'; acc"),
+    (['--init-image', 'i.png', '--strength', 'x'], "--strength is 'x'; acce"),
+    (
+      ['--init-image', 'i.png', '--strength', '1'],
+      "--strength is '1' without --mask: nothing of --init-image would be",
+    ),
+    (['--init-image', 'i.png'], "--init-image is 'i.png'; accepted: a file"),
   ],
 )
 def test_refusals_are_one_line(flags, words, monkeypatch, capsys):

@@ -8,7 +8,7 @@ import pytest
 from imagen_jax.diffusion import guidance
 from imagen_jax.diffusion import process
 
-KINDS = ('x', 'eps', 'v')
+KINDS = ('x', 'eps', 'v', 'edm')
 SHAPE = (5, 4, 4, 3)
 
 
@@ -122,3 +122,87 @@ def test_refuses_another_threshold():
   words = "threshold is 'soft'; accepted: 'none', 'static', 'dynamic'"
   with pytest.raises(ValueError, match=words):
     guidance.threshold(jnp.zeros(SHAPE), kind='soft', percentile=0.9)
+
+
+LOGSNR = jnp.array([-9.0, -3.0, 0.0, 2.0, 9.0])
+
+
+def weight_at(kind, step=0, weight=7.0):
+  return guidance.weight_at(
+    weight,
+    LOGSNR,
+    step,
+    kind=kind,
+    interval=(-3.0, 2.5),
+    after=2,
+    low=0.5,
+  )
+
+
+def test_a_constant_weight():
+  assert [weight_at('constant', step) for step in range(3)] == [7, 7, 7]
+
+
+def test_an_interval_guides_in_the_middle():
+  np.testing.assert_array_equal(weight_at('interval'), [1, 7, 7, 7, 1])
+  each = jnp.arange(5.0)
+  found = weight_at('interval', weight=each)
+  np.testing.assert_array_equal(found, [1, 1, 2, 3, 1])
+
+
+def test_oscillating_alternates_after_some_steps():
+  found = [float(weight_at('oscillating', step)) for step in range(7)]
+  assert found == [7, 7, 0.5, 7, 0.5, 7, 0.5]
+  found = weight_at('oscillating', jnp.int32(4), weight=jnp.arange(5.0))
+  np.testing.assert_array_equal(found, np.full(5, 0.5))
+
+
+def test_refuses_another_guidance():
+  with pytest.raises(ValueError, match="guidance is 'cosine'; accepted: 'cons"):
+    weight_at('cosine')
+
+
+def test_rescale_brings_back_contrast():
+  cond, uncond = two()
+  guided = guidance.guide(cond, uncond, 5.0) + 0.3
+  whole = guidance.rescale(guided, cond, 1.0)
+  axes = (1, 2, 3)
+  np.testing.assert_allclose(whole.std(axes), cond.std(axes), rtol=1e-5)
+  half = guidance.rescale(guided, cond, 0.5)
+  np.testing.assert_allclose(half, 0.5 * (whole + guided), rtol=1e-5)
+  np.testing.assert_allclose(guidance.rescale(guided, cond, 0.0), guided)
+  flat = guidance.rescale(jnp.ones(SHAPE), cond, 0.7)
+  assert np.all(np.isfinite(flat))
+
+
+def test_rescale_is_another_programs(golden):
+  """rescale_noise_cfg of Hugging Face diffusers, phi = 0.7."""
+  first, second = (jnp.asarray(golden['noise'][n], jnp.float32) for n in (1, 2))
+  found = guidance.rescale(3 * first + 0.2, second, 0.7)
+  np.testing.assert_allclose(found, golden['rescaled'], rtol=1e-4, atol=1e-5)
+
+
+def test_a_capped_threshold_is_another_programs(golden):
+  """_threshold_sample of Hugging Face diffusers: percentile and cap."""
+  x = jnp.asarray(golden['thresholded']['x'], jnp.float32)
+  for cap in (1.0, 1.5, 100.0):
+    found = guidance.dynamic_threshold(x, percentile=0.8, cap=cap)
+    expected = golden['thresholded'][str(cap)]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_cap_ends_division_per_image():
+  """A quiet image is its own percentile's; a loud one is cut at the cap."""
+  loud = two()[0]
+  x_hat = jnp.stack([0.7 * loud[0], 9 * loud[1]])
+  free = guidance.dynamic_threshold(x_hat, percentile=0.9)
+  capped = guidance.dynamic_threshold(x_hat, percentile=0.9, cap=1.5)
+  np.testing.assert_array_equal(capped[0], free[0])
+  np.testing.assert_allclose(
+    capped[1], np.clip(x_hat[1], -1.5, 1.5) / 1.5, rtol=1e-6
+  )
+  assert np.abs(capped[1] - free[1]).max() > 0.1
+  static = guidance.dynamic_threshold(x_hat, percentile=0.9, cap=1.0)
+  np.testing.assert_array_equal(static, guidance.static_threshold(x_hat))
+  by_name = guidance.threshold(x_hat, kind='dynamic', percentile=0.9, cap=1.5)
+  np.testing.assert_array_equal(by_name, capped)

@@ -7,8 +7,9 @@ import pytest
 
 from imagen_jax.diffusion import loss
 from imagen_jax.diffusion import process
+from imagen_jax.diffusion import schedule
 
-KINDS = ('x', 'eps', 'v')
+KINDS = ('x', 'eps', 'v', 'edm')
 SHAPE = (5, 4, 4, 3)
 
 
@@ -22,7 +23,10 @@ def parts(logsnr):
 
 def target(kind, x, eps, logsnr):
   alpha, sigma = process.alpha_sigma(process.broadcast(logsnr, x))
-  return {'x': x, 'eps': eps, 'v': alpha * eps - sigma * x}[kind]
+  z = alpha * x + sigma * eps
+  wide = alpha**2 * 0.25 + sigma**2
+  edm = (x - 0.25 * alpha / wide * z) / (0.5 * sigma / wide**0.5)
+  return {'x': x, 'eps': eps, 'v': alpha * eps - sigma * x, 'edm': edm}[kind]
 
 
 @pytest.mark.parametrize('prediction', KINDS)
@@ -41,11 +45,15 @@ def test_the_truth_costs_nothing(prediction, kind):
 @pytest.mark.parametrize('prediction', KINDS)
 @pytest.mark.parametrize('kind', KINDS)
 def test_an_error_has_the_weight_of_its_space(prediction, kind):
-  """An error d in x is one of d alpha/sigma in eps, and of d/sigma in v."""
+  """An error d in x is one of d alpha/sigma in eps, and of d/sigma in v.
+
+  And one of d / c_out in EDM's F, where its data have deviation 0.5.
+  """
   logsnr = jnp.linspace(-5.0, 5.0, 5)
   x, eps, z = parts(logsnr)
   alpha, sigma = (np.asarray(a, float) for a in process.alpha_sigma(logsnr))
   error = {'x': np.ones(5), 'eps': alpha / sigma, 'v': 1 / sigma}
+  error['edm'] = np.sqrt(0.25 * alpha**2 + sigma**2) / (0.5 * sigma)
   out = target(prediction, x, eps, logsnr) + 0.5
   found = loss.denoising_loss(
     out, x, eps, z, logsnr, prediction=prediction, loss=kind
@@ -86,3 +94,101 @@ def test_refuses_another_prediction():
   x, eps, z = parts(logsnr)
   with pytest.raises(ValueError, match="prediction is 'score'; accepted: 'x'"):
     loss.denoising_loss(eps, x, eps, z, logsnr, prediction='score', loss='eps')
+
+
+WEIGHTINGS = ('min_snr', 'truncated_snr', 'sigmoid')
+LOGSNR = jnp.array([-9.0, -2.0, 0.0, 1.0, 2.5, 9.0])
+SLOPE = jnp.array([-3.0, -0.5, -1.0, -2.0, -4.0, -8.0])
+
+
+def weight(kind, weighting, **options):
+  options = {'slope': SLOPE, **options}
+  return loss.weight(LOGSNR, weighting=weighting, loss=kind, **options)
+
+
+def test_weights_are_their_published_forms():
+  snr = np.exp(np.asarray(LOGSNR, float))
+  least = np.minimum(snr, 5)
+  for kind, expected in (
+    ('eps', least / snr),
+    ('x', least),
+    ('v', least / (snr + 1)),
+  ):
+    np.testing.assert_allclose(weight(kind, 'min_snr'), expected, rtol=1e-5)
+  np.testing.assert_allclose(
+    weight('x', 'truncated_snr'), np.maximum(snr, 1), rtol=1e-5
+  )
+  sigmoid = 1 / (1 + np.exp(np.asarray(LOGSNR, float) - 2))
+  np.testing.assert_allclose(
+    weight('eps', 'sigmoid'), -np.asarray(SLOPE) * sigmoid, rtol=1e-5
+  )
+  np.testing.assert_array_equal(weight('v', 'plain'), np.ones(6))
+
+
+def test_weights_take_their_numbers():
+  snr = np.exp(np.asarray(LOGSNR, float))
+  found = weight('x', 'min_snr', min_snr_gamma=2.0)
+  np.testing.assert_allclose(found, np.minimum(snr, 2), rtol=1e-5)
+  found = weight('eps', 'sigmoid', sigmoid_bias=-1.0)
+  expected = -SLOPE / (1 + np.exp(np.asarray(LOGSNR, float) + 1))
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize('weighting', WEIGHTINGS)
+def test_a_weighting_is_the_same_in_every_space(weighting):
+  logsnr = jnp.linspace(-5.0, 5.0, 5)
+  x, eps, z = parts(logsnr)
+  out = target('v', x, eps, logsnr) + 0.3 * x + 0.1
+  found = []
+  for kind in KINDS:
+    losses = loss.denoising_loss(
+      out, x, eps, z, logsnr, prediction='v', loss=kind
+    )
+    found.append(
+      losses
+      * loss.weight(logsnr, weighting=weighting, loss=kind, slope=-jnp.ones(5))
+    )
+  for other in found[1:]:
+    np.testing.assert_allclose(other, found[0], rtol=1e-3)
+
+
+def test_plain_edm_is_its_own_weight():
+  """(s^2 + d^2) / (s d)^2 of an error in x, for noise s and data d = 0.5."""
+  logsnr = jnp.linspace(-5.0, 5.0, 5)
+  x, eps, z = parts(logsnr)
+  found = loss.denoising_loss(
+    x + 0.1, x, eps, z, logsnr, prediction='x', loss='edm'
+  )
+  variance = np.exp(-np.asarray(logsnr, float))
+  expected = 0.01 * (variance + 0.25) / (0.25 * variance)
+  np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+def test_the_sigmoid_weighs_log_snr_alike_under_any_schedule():
+  """Its sum over time is the integral of the sigmoid over log-SNR."""
+  t = (jnp.arange(50_000) + 0.5) / 50_000
+  found = []
+  for name in ('cosine', 'linear'):
+    function = lambda t, name=name: schedule.SCHEDULES[name](
+      t, logsnr_min=-6.0, logsnr_max=9.0
+    )
+    logsnr, slope = jax.jvp(function, (t,), (jnp.ones_like(t),))
+    weights = loss.weight(logsnr, weighting='sigmoid', loss='eps', slope=slope)
+    found.append(np.asarray(weights, float).mean())
+  exact = np.log1p(np.exp(2 + 6)) - np.log1p(np.exp(2 - 9))
+  np.testing.assert_allclose(found, exact, rtol=2e-3)
+
+
+def test_weights_at_the_ends_are_finite():
+  logsnr = jnp.array([-80.0, -20.0, 20.0, 40.0])
+  for weighting in WEIGHTINGS:
+    for kind in KINDS[1:]:
+      found = loss.weight(
+        logsnr, weighting=weighting, loss=kind, slope=-jnp.ones(4)
+      )
+      assert np.all(np.isfinite(found)) or kind == 'eps'
+
+
+def test_refuses_another_weighting():
+  with pytest.raises(ValueError, match="weighting is 'p2'; accepted: 'plain'"):
+    weight('eps', 'p2')

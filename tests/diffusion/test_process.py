@@ -9,7 +9,7 @@ import pytest
 from imagen_jax.diffusion import process
 from imagen_jax.diffusion import schedule
 
-KINDS = ('x', 'eps', 'v')
+KINDS = ('x', 'eps', 'v', 'edm')
 SHAPE = (7, 4, 4, 3)
 LOGSNR = jnp.linspace(-6.0, 6.0, 7)
 
@@ -60,7 +60,12 @@ def test_conversions_of_the_truth(kind):
   x, eps = normal('x', 'eps')
   z = process.diffuse(x, eps, LOGSNR)
   alpha, sigma = process.alpha_sigma(process.broadcast(LOGSNR, x))
-  truth = {'x': x, 'eps': eps, 'v': alpha * eps - sigma * x}[kind]
+  # EDM's own table, for an image y with noise of scale s added; 0.5 is the
+  # deviation of its data.
+  y, s = z / alpha, sigma / alpha
+  skip, out = 0.25 / (s**2 + 0.25), 0.5 * s / (s**2 + 0.25) ** 0.5
+  edm = (x - skip * y) / out
+  truth = {'x': x, 'eps': eps, 'v': alpha * eps - sigma * x, 'edm': edm}[kind]
   x_hat = process.to_x(kind, truth, z, LOGSNR)
   np.testing.assert_allclose(x_hat, x, atol=1e-4)
   out = process.from_x(kind, x, z, LOGSNR)
@@ -139,3 +144,63 @@ def test_the_ends_are_finite(name, kind):
   for leaf in jax.tree.leaves((outputs, pull(outputs))):
     assert leaf.dtype == jnp.float32
     assert np.all(np.isfinite(leaf))
+
+
+def test_edm_of_unit_data_is_v():
+  """F is -v, and the network's input is z."""
+  out, z = normal('out', 'z')
+  found = process.to_x('edm', out, z, LOGSNR, 1.0)
+  np.testing.assert_allclose(
+    found, process.to_x('v', -out, z, LOGSNR), atol=1e-5
+  )
+  scaled = process.scale_input('edm', z, LOGSNR, 1.0)
+  np.testing.assert_allclose(scaled, z, rtol=1e-5)
+
+
+@pytest.mark.parametrize('sigma_data', [0.25, 0.5, 1.0])
+def test_edm_gives_a_network_unit_variance(sigma_data):
+  """At its input, and of what it is to say, at every noise level."""
+  keys = jax.random.split(jax.random.key(1), 2)
+  x, eps = (jax.random.normal(key, (7, 64, 64, 3)) for key in keys)
+  x = sigma_data * x
+  z = process.diffuse(x, eps, LOGSNR)
+  scaled = process.scale_input('edm', z, LOGSNR, sigma_data)
+  out = process.from_x('edm', x, z, LOGSNR, sigma_data)
+  for each in (scaled, out):
+    np.testing.assert_allclose(each.std((1, 2, 3)), 1, atol=0.03)
+
+
+@pytest.mark.parametrize('kind', ['x', 'eps', 'v'])
+def test_other_networks_are_given_z_itself(kind):
+  (z,) = normal('z')
+  assert process.scale_input(kind, z, LOGSNR, 0.5) is z
+
+
+def test_renoising_gives_the_marginal():
+  """q(z_t | z_s) after q(z_s | x): the scale of x and the variance of z_t."""
+  logsnr_s = jnp.linspace(-6.0, 18.0, 7)
+  logsnr_t = logsnr_s - jnp.array([0.0, 1e-3, 0.1, 0.5, 1.0, 3.0, 30.0])
+  one, zero = jnp.ones((7, 1, 1, 1)), jnp.zeros((7, 1, 1, 1))
+  of_z = process.renoise(one, zero, logsnr_s, logsnr_t)
+  of_noise = process.renoise(zero, one, logsnr_s, logsnr_t)
+  scales = [process.broadcast(a, one) for a in (logsnr_s, logsnr_t)]
+  (alpha_s, sigma_s), (alpha_t, sigma_t) = map(process.alpha_sigma, scales)
+  np.testing.assert_allclose(of_z * alpha_s, alpha_t, rtol=1e-5)
+  np.testing.assert_allclose(
+    (of_z * sigma_s) ** 2 + of_noise**2, sigma_t**2, rtol=1e-4
+  )
+  # No step is no noise.
+  assert of_z[0] == 1 and of_noise[0] == 0
+
+
+@pytest.mark.parametrize('kind', ['x', 'v', 'edm'])
+def test_no_signal_at_all_is_finite(kind):
+  """At the end of a zero-terminal schedule."""
+  x, eps = (a[:1] for a in normal('x', 'eps'))
+  logsnr = jnp.full(1, schedule.NO_SIGNAL)
+  z = process.diffuse(x, eps, logsnr)
+  np.testing.assert_array_equal(z, eps)
+  out = process.from_x(kind, x, z, logsnr)
+  np.testing.assert_allclose(process.to_x(kind, out, z, logsnr), x, atol=1e-5)
+  mean, variance = process.posterior(x, z, logsnr, jnp.full(1, -3.0))
+  assert np.all(np.isfinite(mean)) and np.all(variance > 0)

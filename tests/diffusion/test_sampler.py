@@ -10,6 +10,7 @@ import pytest
 from imagen_jax.diffusion import process
 from imagen_jax.diffusion import sampler
 from imagen_jax.diffusion import schedule
+from imagen_jax.diffusion import spacing
 
 MEAN = np.array([0.6, -0.3])
 COVARIANCE = np.array([[0.5, 0.24], [0.24, 0.2]])
@@ -23,7 +24,7 @@ SAMPLERS = [
 ]
 
 
-def gaussian_denoise(z, logsnr):
+def gaussian_denoise(z, logsnr, *_):
   """E[x | z] where x, [B, 1, 1, 2], is normal with MEAN and COVARIANCE."""
   alpha, sigma = (a[:, None] for a in process.alpha_sigma(logsnr))
   variance, axes = np.linalg.eigh(COVARIANCE)
@@ -38,8 +39,7 @@ def moments(*, num_steps=NUM_STEPS, time=schedule.cosine, **options):
     sampler.sample,
     gaussian_denoise,
     shape=(1, 1, 2),
-    schedule=time,
-    num_steps=num_steps,
+    logsnr=spacing.by_time(num_steps, schedule=time),
     **options,
   )
   keys = jax.random.split(jax.random.key(0), NUM_IMAGES)
@@ -194,13 +194,12 @@ def test_a_step_of_no_length_stays(gamma):
 
 
 def draw(keys, *, num_steps=3, denoise=None, **options):
-  keep = lambda z, logsnr: process.broadcast(jnp.tanh(logsnr), z) * z
+  keep = lambda z, logsnr, *_: process.broadcast(jnp.tanh(logsnr), z) * z
   sample = functools.partial(
     sampler.sample,
     denoise or keep,
     shape=(2, 2, 3),
-    schedule=schedule.cosine,
-    num_steps=num_steps,
+    logsnr=spacing.by_time(num_steps, schedule=schedule.cosine),
     **options,
   )
   return jax.jit(sample)(keys)
@@ -223,7 +222,7 @@ def test_an_image_depends_on_its_key_alone(options):
 def test_calls_the_network_at_each_step(options, num_steps):
   seen = []
 
-  def denoise(z, logsnr):
+  def denoise(z, logsnr, *_):
     jax.debug.callback(lambda a: seen.append(np.asarray(a)), logsnr)
     return jnp.zeros_like(z) + process.broadcast(logsnr, z)
 
@@ -241,7 +240,7 @@ def test_calls_the_network_at_each_step(options, num_steps):
 def test_traces_the_network_once():
   calls = []
 
-  def denoise(z, logsnr):
+  def denoise(z, logsnr, *_):
     calls.append(logsnr)
     return z
 
@@ -254,7 +253,7 @@ def test_noise_is_fresh_at_each_step():
   """With x_hat = 0, z of the last call is a sum of draws that must differ."""
   last = []
 
-  def denoise(z, logsnr):
+  def denoise(z, logsnr, *_):
     jax.debug.callback(lambda z: last.append(np.asarray(z)), z, ordered=True)
     return jnp.zeros_like(z)
 

@@ -84,3 +84,75 @@ def test_time_of_cosine_inverts_it():
   for logsnr in (-15.0, -1.0, 0.0, 6.5, 18.0):
     t = schedule.time_of_cosine(logsnr)
     assert schedule.cosine(jnp.float32(t)) == pytest.approx(logsnr, abs=2e-3)
+
+
+@pytest.mark.parametrize('size, shift', [(256, -2.7726), (1024, -5.5452)])
+def test_shifted_cosine_values(size, shift):
+  """Of the fact sheet, for pictures of 256 and 1024 pixels beside 64."""
+  t = jnp.array([0.25, 0.5, 0.75])
+  move = 2 * np.log(64 / size)
+  found = schedule.shifted_cosine(t, shift=move)
+  np.testing.assert_allclose(found, schedule.cosine(t) + shift, atol=1e-3)
+  ends = schedule.shifted_cosine(jnp.array([0.0, 1.0]), shift=move)
+  np.testing.assert_allclose(ends, [20, -20], atol=2e-3)
+
+
+def test_edm_is_log_normal():
+  """Its quantiles, its mean and its spread, over uniform times."""
+  t = (jnp.arange(20_000) + 0.5) / 20_000
+  log_sigma = -0.5 * np.asarray(schedule.edm(t), float)
+  np.testing.assert_allclose(log_sigma.mean(), -1.2, atol=1e-3)
+  np.testing.assert_allclose(log_sigma.std(), 1.2, atol=2e-3)
+  found = schedule.edm(jnp.array([0.1586553, 0.5, 0.8413447]))
+  np.testing.assert_allclose(found, [4.8, 2.4, 0.0], atol=1e-3)
+  other = schedule.edm(jnp.array([0.5, 0.8413447]), mean=-0.4, std=1.0)
+  np.testing.assert_allclose(other, [0.8, -1.2], atol=1e-3)
+
+
+def test_edm_ends_are_the_bounds_and_have_gradients():
+  t = jnp.array([0.0, 1e-9, 0.5, 1 - 1e-7, 1.0])
+  found = schedule.edm(t, logsnr_min=-9.0, logsnr_max=12.0)
+  np.testing.assert_allclose(found[jnp.array([0, 4])], [12, -9], atol=1e-4)
+  assert np.all(np.diff(found) <= 0)
+  slope = jax.vmap(jax.grad(schedule.edm))(t)
+  assert np.all(np.isfinite(slope)) and np.all(slope <= 0)
+
+
+def alpha_of(logsnr):
+  return np.sqrt(1 / (1 + np.exp(-np.asarray(logsnr, float))))
+
+
+@BOTH
+def test_zero_terminal_snr_is_its_formula(name):
+  plain = schedule.SCHEDULES[name]
+  t = jnp.linspace(0.0, 1.0, 101)
+  alpha = alpha_of(plain(t))
+  expected = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
+  found = schedule.zero_terminal_snr(plain)(t)
+  np.testing.assert_allclose(alpha_of(found), expected, atol=1e-6)
+  # Nothing is left at the end; nothing changes at the start.
+  assert found[-1] < -30 and alpha_of(found[-1]) < 1e-7
+  np.testing.assert_allclose(found[0], plain(t)[0], atol=1e-3)
+  assert np.all(np.diff(found) < 0)
+
+
+def test_zero_terminal_snr_of_discrete_steps_is_another_programs(golden):
+  """Algorithm 1 of arXiv:2305.08891, as Hugging Face diffusers has it."""
+  beta = np.linspace(1e-4, 0.02, 1000)
+  kept = np.cumprod(1 - beta)
+  logsnr = jnp.asarray(np.log(kept / (1 - kept)), jnp.float32)
+  table = lambda t: jnp.interp(t, jnp.linspace(0.0, 1.0, 1000), logsnr)
+  places = np.array(golden['zero_terminal_snr']['places'])
+  found = schedule.zero_terminal_snr(table)(jnp.asarray(places / 999.0))
+  np.testing.assert_allclose(
+    alpha_of(found), golden['zero_terminal_snr']['alpha'], atol=2e-4
+  )
+  # Which the schedule itself is not.
+  assert abs(alpha_of(logsnr)[-1]) > 5e-3
+
+
+@BOTH
+def test_gradients_of_zero_terminal_snr_are_finite(name):
+  function = schedule.zero_terminal_snr(schedule.SCHEDULES[name])
+  t = jnp.array([0.0, 1e-9, 1e-3, 0.5, 0.999, 1.0])
+  assert np.all(np.isfinite(jax.vmap(jax.grad(function))(t)))

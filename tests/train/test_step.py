@@ -64,8 +64,8 @@ def test_keys_depend_on_seed_step_and_purpose():
     for step in (0, 1)
     for key in step_lib.step_keys(seed, step).values()
   ]
-  assert len(set(every)) == len(every) == 24
-  assert words(step_lib.step_keys(1, 1)['dropout']) == every[-1]
+  assert len(set(every)) == len(every) == 28
+  assert words(step_lib.step_keys(1, 1)['self_condition']) == every[-1]
 
 
 def test_loss_of_a_network_that_says_nothing(tiny, network):
@@ -78,7 +78,7 @@ def test_loss_of_a_network_that_says_nothing(tiny, network):
   keys = step_lib.step_keys(0, 3)
   t = jax.random.uniform(keys['time'], (16,))
   eps = jax.random.normal(keys['noise'], some.image.shape)
-  logsnr = cascade.stage_schedule(cfg.stage.diffusion)(t)
+  logsnr = cascade.stage_schedule(cfg.stage)(t)
   alpha = jnp.sqrt(jax.nn.sigmoid(logsnr))[:, None, None, None]
   sigma = jnp.sqrt(jax.nn.sigmoid(-logsnr))[:, None, None, None]
   # eps_hat = sigma z + alpha v, and v is 0.
@@ -186,3 +186,111 @@ def test_metrics_describe_the_state_before_the_update(tiny, network):
     {'w': jnp.float32(0.5)}, batch(cfg), step_lib.step_keys(0, 0), cfg
   )
   np.testing.assert_array_equal(metrics['loss'], loss)
+
+
+def losses(cfg, w=0.5, size=16, step=0):
+  return step_lib.loss_fn(
+    {'w': jnp.float32(w)}, batch(cfg, size), step_lib.step_keys(0, step), cfg
+  )
+
+
+@pytest.mark.parametrize(
+  'change',
+  [
+    'schedule=shifted_cosine',
+    'schedule=edm',
+    'zero_terminal_snr=true',
+    'weighting=min_snr',
+    'weighting=truncated_snr',
+    'weighting=sigmoid',
+    'prediction=edm',
+    'loss=edm',
+    'loss=v',
+    'loss=x',
+    'prediction=x',
+  ],
+)
+def test_each_setting_changes_the_loss(change, tiny, network):
+  cfg = config_lib.load(tiny)
+  # The linear schedule, on whose end zero_terminal_snr tells.
+  cfg = config_lib.override(cfg, ['stage.diffusion.schedule=linear'])
+  changed = config_lib.override(cfg, [f'stage.diffusion.{change}'])
+  (plain, _), (found, _) = losses(cfg), losses(changed)
+  assert np.isfinite(found)
+  assert abs(found / plain - 1) > 1e-3
+
+
+def test_numbers_of_the_settings_change_the_loss(tiny, network):
+  cfg = config_lib.load(tiny)
+  for base, change in (
+    ('weighting=min_snr', 'min_snr_gamma=2'),
+    ('weighting=sigmoid', 'sigmoid_bias=-1'),
+    ('schedule=shifted_cosine', 'shift_size=256'),
+    ('schedule=edm', 'edm_mean=-0.4'),
+    ('schedule=edm', 'edm_std=0.7'),
+    ('prediction=edm', 'sigma_data=1'),
+  ):
+    changes = [f'stage.diffusion.{each}' for each in (base, change)]
+    plain, found = (
+      losses(config_lib.override(cfg, some))[0]
+      for some in (changes[:1], changes)
+    )
+    assert abs(found / plain - 1) > 1e-3, change
+
+
+def test_the_weight_is_the_weightings(tiny, network):
+  """min(SNR, 5) / SNR of every example's plain loss in eps."""
+  cfg = config_lib.load(tiny)
+  changed = config_lib.override(cfg, ['stage.diffusion.weighting=min_snr'])
+  for step in range(3):
+    plain, found = (losses(c, size=1, step=step)[0] for c in (cfg, changed))
+    t = jax.random.uniform(step_lib.step_keys(0, step)['time'], (1,))
+    snr = np.exp(np.asarray(cascade.stage_schedule(cfg.stage)(t), float))[0]
+    np.testing.assert_allclose(found, plain * min(snr, 5) / snr, rtol=1e-4)
+
+
+def test_self_conditioning_gives_half_a_first_estimate(tiny, network):
+  on = ['stage.diffusion.self_condition=true']
+  cfg = config_lib.override(config_lib.load(tiny), on)
+  losses(cfg)
+  (_, first, _, _), (logsnr, second, _, _) = network.seen
+  assert not first.x_last.any()
+  given = np.asarray(second.x_last).any((1, 2, 3))
+  assert 2 < given.sum() < 14
+  # v_hat = z / 2, of which the estimate is alpha z - sigma v_hat, clipped.
+  keys = step_lib.step_keys(0, 0)
+  eps = jax.random.normal(keys['noise'], second.x_last.shape)
+  alpha = jnp.sqrt(jax.nn.sigmoid(logsnr))[:, None, None, None]
+  sigma = jnp.sqrt(jax.nn.sigmoid(-logsnr))[:, None, None, None]
+  z = alpha * batch(cfg).image + sigma * eps
+  expected = np.clip((alpha - 0.5 * sigma) * z, -1, 1)
+  np.testing.assert_allclose(
+    second.x_last[given], expected[given], rtol=1e-3, atol=1e-4
+  )
+
+
+def test_no_gradient_flows_through_the_first_estimate(tiny, monkeypatch):
+  """A network that says what it was given learns nothing of that."""
+
+  class Repeats:
+    def apply(self, variables, z, logsnr, cond, **_):
+      return variables['params']['w'] * z + cond.x_last
+
+  monkeypatch.setattr(state_lib, 'make_network', lambda stage: Repeats())
+  on = ['stage.diffusion.self_condition=true', 'stage.diffusion.prediction=x']
+  cfg = config_lib.override(
+    config_lib.load(tiny), [*on, 'stage.diffusion.loss=x']
+  )
+  keys = step_lib.step_keys(0, 0)
+  some = batch(cfg)
+  slope = jax.grad(lambda w: losses(cfg, w)[0])(0.3)
+  t = jax.random.uniform(keys['time'], (16,))
+  eps = jax.random.normal(keys['noise'], some.image.shape)
+  logsnr = cascade.stage_schedule(cfg.stage)(t)
+  alpha = jnp.sqrt(jax.nn.sigmoid(logsnr))[:, None, None, None]
+  sigma = jnp.sqrt(jax.nn.sigmoid(-logsnr))[:, None, None, None]
+  z = alpha * some.image + sigma * eps
+  given = jax.random.bernoulli(keys['self_condition'], 0.5, (16,))
+  last = jnp.clip(0.3 * z, -1, 1) * given[:, None, None, None]
+  expected = (2 * (0.3 * z + last - some.image) * z).mean()
+  np.testing.assert_allclose(slope, expected, rtol=1e-3)

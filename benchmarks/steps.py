@@ -1,0 +1,139 @@
+r"""Measures samplers and numbers of steps against the score, on a cascade.
+
+    python benchmarks/steps.py \
+        --weights quickstart/export/base quickstart/export/sr \
+        --prompts quickstart/score_prompts.txt --num-prompts 100 \
+        --out quickstart/steps ddim:24,12 dpmpp:12,6 heun+karras:6,3
+
+Each row is SAMPLER[+SPACING]:STEPS[,STEPS...], a number of steps a stage; the
+pictures are drawn with the same noise, and scored as `imagen-jax score` does.
+Prints a table in Markdown, whose `calls` are those of the network, of all
+stages, for a picture (each is of two, with and without text). Rows that OUT
+has already are not measured again.
+"""
+
+import argparse
+import json
+import pathlib
+import time
+
+from imagen_jax import generate
+from imagen_jax.cli import score
+
+# What the table shows of the scores, by set.
+COLUMNS = (
+  ('shapes', 'colour'),
+  ('shapes', 'shape'),
+  ('shapes', 'position'),
+  ('openmoji', 'background'),
+  ('openmoji', 'top1'),
+  ('openmoji', 'top5'),
+)
+
+
+def parse(row: str, num_stages: int):
+  """A row as (sampler, spacing, steps a stage).
+
+  Raises:
+    ValueError: where it is no row.
+  """
+  method, _, steps = row.partition(':')
+  sampler, _, spacing = method.partition('+')
+  try:
+    steps = [int(number) for number in steps.split(',')]
+  except ValueError:
+    steps = []
+  if len(steps) != num_stages:
+    raise ValueError(
+      f'row {row!r}; accepted: SAMPLER[+SPACING]:STEPS, with {num_stages} '
+      'numbers of steps joined by commas'
+    )
+  return sampler, spacing or 'time', steps
+
+
+def calls(sampler, steps):
+  """Calls of the network for a picture, of all stages."""
+  return sum(2 * n - 1 if sampler == 'heun' else n for n in steps)
+
+
+def measure(row, args, prompts, folder):
+  """Draws and scores the pictures of `row`; returns a line of results."""
+  sampler, spacing, steps = parse(row, len(args.weights))
+  begin = time.perf_counter()
+  generate.generate(
+    args.weights,
+    prompts,
+    str(folder),
+    num=1,
+    guidance_weights=[None],
+    steps=steps,
+    sampler=sampler,
+    seed=0,
+    batch_size=args.batch_size,
+    text_checkpoint=None,
+    settings=[f'spacing={spacing}'],
+  )
+  seconds = time.perf_counter() - begin
+  scores = folder / 'scores.json'
+  score.main(
+    argparse.Namespace(samples=[str(folder)], objects=64, out=str(scores))
+  )
+  return {
+    'row': row,
+    'calls': calls(sampler, steps),
+    'seconds': seconds,
+    'prompts': len(prompts),
+    'scores': json.loads(scores.read_text()),
+  }
+
+
+def table(lines):
+  """The results as a table in Markdown."""
+  names = [name if name != 'top1' else 'object' for _, name in COLUMNS]
+  rows = [['sampler', 'steps', 'calls', *names]]
+  rows.append(['---', '---', *['---:'] * (1 + len(names))])
+  for line in lines:
+    method, steps = line['row'].split(':')
+    shares = [
+      f'{line["scores"][group][name]:.0%}'
+      if name in line['scores'].get(group, {})
+      else '-'
+      for group, name in COLUMNS
+    ]
+    steps = steps.replace(',', ' + ')
+    rows.append([method, steps, str(line['calls']), *shares])
+  return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
+
+
+def main():
+  """Measures the rows of the command line."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('--weights', required=True, nargs='+', metavar='DIR')
+  parser.add_argument('--prompts', required=True, metavar='FILE')
+  parser.add_argument('--num-prompts', type=int, default=100, metavar='N')
+  parser.add_argument('--batch-size', type=int, default=50, metavar='N')
+  parser.add_argument('--out', required=True, metavar='DIR')
+  parser.add_argument('rows', nargs='+', metavar='ROW')
+  args = parser.parse_args()
+  out = pathlib.Path(args.out)
+  out.mkdir(parents=True, exist_ok=True)
+  every = pathlib.Path(args.prompts).read_text().splitlines()
+  # Spread over the file, which has one set of captions after the other.
+  count = min(args.num_prompts, len(every))
+  prompts = [every[i * len(every) // count] for i in range(count)]
+  for row in args.rows:
+    parse(row, len(args.weights))
+  lines = []
+  for row in args.rows:
+    done = out / (row.replace(':', '_').replace(',', '_') + '.json')
+    if not done.is_file():
+      line = measure(row, args, prompts, done.with_suffix(''))
+      done.write_text(json.dumps(line) + '\n')
+    lines.append(json.loads(done.read_text()))
+  print(table(lines))
+
+
+if __name__ == '__main__':
+  main()
