@@ -186,6 +186,20 @@ def put_batch(batch, mesh):
   return jax.tree.map(put, batch)
 
 
+def take_batch(array, mesh) -> np.ndarray:
+  """The rows of `local_rows` of an array over the mesh: `put_batch` undone."""
+  each = len(array) // (mesh.shape['data'] * mesh.shape['fsdp'])
+  found = {}
+  for shard in array.addressable_shards:
+    # An array that is whole everywhere has all rows in every shard.
+    start = shard.index[0].start or 0
+    for number in _local_shards(mesh):
+      offset = number * each - start
+      if 0 <= offset < len(shard.data) and number not in found:
+        found[number] = np.asarray(shard.data[offset : offset + each])
+  return np.concatenate([found[number] for number in _local_shards(mesh)])
+
+
 @contextlib.contextmanager
 def use_mesh(mesh):
   """Within it, `jit` computes on `mesh` and logical names mean `RULES`."""

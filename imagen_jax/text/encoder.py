@@ -77,6 +77,9 @@ class TextEncoder:
       return jnp.where(mask[..., None], embed, 0)
 
     self._apply = jax.jit(apply, out_shardings=whole)
+    if mesh is not None:
+      rows = jax.sharding.NamedSharding(mesh, sharding.BATCH)
+      self._apply_rows = jax.jit(apply, out_shardings=rows)
 
   def encode_tokens(self, tokens: np.ndarray, mask: np.ndarray) -> jax.Array:
     """Returns embeddings [B, L, D], zero where `mask` is False.
@@ -87,14 +90,31 @@ class TextEncoder:
       tokens: int32 [B, L]; B is a multiple of `row_multiple`.
       mask: bool [B, L].
     """
+    if self._mesh is not None:
+      tokens, mask = self._put(tokens), self._put(mask)
+    return self._run(self._apply, tokens, mask)
+
+  def encode_rows(self, tokens: np.ndarray, mask: np.ndarray) -> jax.Array:
+    """Returns what `encode_tokens` does, every host for rows of its own.
+
+    The result is sharded over the mesh; `sharding.take_batch` gives a host its
+    rows of it. Needs a mesh.
+
+    Args:
+      tokens: int32 [b, L], this host's rows, as many on each host.
+      mask: bool [b, L].
+    """
+    tokens, mask = sharding.put_batch((tokens, mask), self._mesh)
+    return self._run(self._apply_rows, tokens, mask)
+
+  def _run(self, apply, tokens, mask):
     # Float32 means float32 on accelerators too, whose default is coarser.
     precision = 'highest' if self.text.dtype == 'float32' else 'default'
     context = contextlib.nullcontext()
     if self._mesh is not None:
       context = sharding.use_mesh(self._mesh)
-      tokens, mask = self._put(tokens), self._put(mask)
     with context, jax.default_matmul_precision(precision):
-      return self._apply(self.params, tokens, mask)
+      return apply(self.params, tokens, mask)
 
   def _put(self, rows):
     place = jax.sharding.NamedSharding(self._mesh, sharding.BATCH)
