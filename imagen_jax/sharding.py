@@ -114,6 +114,16 @@ def param_shardings(abstract, mesh):
   return jax.tree.map(fit, unbox(abstract), specs)
 
 
+def without_fsdp(shardings):
+  """Shardings, as of `param_shardings`, of the same arrays gathered by FSDP."""
+
+  def gathered(place):
+    axes = tuple(None if axis == 'fsdp' else axis for axis in place.spec)
+    return NamedSharding(place.mesh, PartitionSpec(*axes))
+
+  return jax.tree.map(gathered, shardings)
+
+
 def opt_shardings(tx, params, shardings, mesh):
   """Shardings of `tx.init(params)`: a moment lies where its parameter lies.
 

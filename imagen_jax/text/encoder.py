@@ -73,6 +73,12 @@ class TextEncoder:
     )
 
     def apply(params, tokens, mask):
+      if mesh is not None:
+        # Products of shards and a sum would round in another way than the
+        # products of whole kernels, which one device computes.
+        params = jax.lax.with_sharding_constraint(
+          params, sharding.without_fsdp(places)
+        )
       embed = module.apply({'params': params}, tokens, mask)
       return jnp.where(mask[..., None], embed, 0)
 
