@@ -4,7 +4,6 @@ import contextlib
 import functools
 import logging
 
-from flax.core import meta
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,7 +49,7 @@ class TextEncoder:
     dtype = jnp.dtype(text.dtype)
     module = encoders.build(entry, dtype)
     boxed = encoders.abstract_params(entry)
-    abstract = meta.unbox(boxed)
+    abstract = sharding.unbox(boxed)
     places = jax.tree.map(lambda _: None, abstract)
     self.row_multiple, whole = 1, None
     if mesh is not None:

@@ -67,7 +67,13 @@ def picture(workdir):
   return (workdir / 'samples' / 'step_00000008.png').read_bytes()
 
 
-@pytest.mark.parametrize('sizes', [['mesh.data=8'], ['mesh.fsdp=4']])
+@pytest.mark.parametrize(
+  'sizes',
+  [
+    ['mesh.data=8'],
+    pytest.param(['mesh.fsdp=4'], marks=pytest.mark.slow),
+  ],
+)
 def test_a_run_goes_on_online_bit_for_bit(
   sizes, cfg, from_store, runs, tmp_path
 ):
@@ -75,7 +81,7 @@ def test_a_run_goes_on_online_bit_for_bit(
   if sizes == ['mesh.data=8']:
     expected = from_store
   else:
-    # Another mesh sums gradients in another order; so does its own store run.
+    # Another mesh sums gradients in another order, so it has its own.
     expected = tmp_path / 'expected'
     loop.train(config_lib.override(cfg, sizes), str(expected))
   shutil.copytree(expected, tmp_path / 'run')
