@@ -433,8 +433,14 @@ class TextConfig:
       the checkpoint, then takes the table's.
     max_length: tokens a caption is cut or padded to.
     embed_dim: width of an embedding; checked against the encoder.
-    dtype: type that the encoder computes in; a store holds bfloat16 always.
+    dtype: type that the encoder computes in.
+    stored_dtype: what a store holds: 'bfloat16', or 'int8' with a scale for
+      each token, half the size. Training reads bfloat16 either way.
+    rows: captions that each device encodes at once; the same ahead of time
+      and online, as a compiled encoder rounds differently for every shape.
     store: folder of precomputed embeddings, written by `imagen-jax encode`.
+    online: encode while training, on the same devices, in place of reading
+      `store`, which may then be empty.
   """
 
   encoder: str = 't5_1_1_xxl'
@@ -443,9 +449,14 @@ class TextConfig:
   max_length: int = 128
   embed_dim: int = 4096
   dtype: str = 'float32'
+  stored_dtype: str = 'bfloat16'
+  rows: int = 16
   store: str = ''
+  online: bool = False
 
   def __post_init__(self):
+    _at_least('text.rows', self.rows, 1)
+    _one_of('text.stored_dtype', self.stored_dtype, ('bfloat16', 'int8'))
     _at_least('text.max_length', self.max_length, 1)
     _at_least('text.embed_dim', self.embed_dim, 1)
     _one_of('text.dtype', self.dtype, ('bfloat16', 'float32'))
@@ -657,6 +668,7 @@ RUNTIME_FIELDS = (
   'stage.unet.remat_policy',
   'stage.unet.scan',
   'text.store',
+  'text.online',
   'text.checkpoint',
   'text.vocabulary',
   'data.prefetch',

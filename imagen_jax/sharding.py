@@ -135,6 +135,16 @@ def param_shardings(abstract, mesh):
   return jax.tree.map(fit, unbox(abstract), specs)
 
 
+def without_fsdp(shardings):
+  """Shardings, as of `param_shardings`, of the same arrays gathered by FSDP."""
+
+  def gathered(place):
+    axes = tuple(None if axis == 'fsdp' else axis for axis in place.spec)
+    return NamedSharding(place.mesh, PartitionSpec(*axes))
+
+  return jax.tree.map(gathered, shardings)
+
+
 def opt_shardings(tx, params, shardings, mesh):
   """Shardings of `tx.init(params)`: a moment lies where its parameter lies.
 
@@ -227,6 +237,22 @@ def put_batch(batch, mesh, layout=None):
     return jax.make_array_from_callback(shape, sharding, of_shard)
 
   return jax.tree.map(put, batch)
+
+
+def take_batch(array, mesh) -> np.ndarray:
+  """The rows of `local_rows` of an array over the mesh: `put_batch` undone."""
+  layout = config.MeshConfig()
+  mine = _local_shards(mesh, layout).tolist()
+  each = len(array) // num_batch_shards(mesh, layout)
+  found = {}
+  for shard in array.addressable_shards:
+    # An array that is whole everywhere has all rows in every shard.
+    start = shard.index[0].start or 0
+    for number in mine:
+      offset = number * each - start
+      if 0 <= offset < len(shard.data) and number not in found:
+        found[number] = np.asarray(shard.data[offset : offset + each])
+  return np.concatenate([found[number] for number in mine])
 
 
 @contextlib.contextmanager

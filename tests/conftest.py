@@ -156,9 +156,11 @@ def tiny(tmp_path_factory):
   file.write_text(TINY_CONFIG.format(places=places))
 
   cfg = config.load(str(file))
-  captions, _ = write_store.distinct(tasks.captions(cfg))
   write_store.write(
-    places[1], captions, TinyEncoder(cfg.text), identity.of(cfg.text)
+    places[1],
+    tasks.captions(cfg),
+    TinyEncoder(cfg.text),
+    identity.of(cfg.text),
   )
   return str(file)
 

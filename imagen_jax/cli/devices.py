@@ -1,9 +1,25 @@
 """Starts JAX for a command: simulated devices, and the hosts of a pod."""
 
+import argparse
 import glob
 import importlib.util
 import os
 import pathlib
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Declares the flags that say which hosts there are; see `start`."""
+  parser.add_argument(
+    '--coordinator',
+    metavar='HOST:PORT',
+    help='address of process 0, where hosts cannot find each other',
+  )
+  parser.add_argument(
+    '--num-processes', type=int, metavar='N', help='how many there are'
+  )
+  parser.add_argument(
+    '--process-id', type=int, metavar='I', help='which one this is, from 0'
+  )
 
 
 def start(

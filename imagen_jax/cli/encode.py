@@ -1,15 +1,29 @@
 """`imagen-jax encode`: the captions of a config into a store of embeddings."""
 
 import argparse
+import sys
+
+from imagen_jax.cli import devices
 
 HELP = 'encode captions into a store of text embeddings'
+
+_EPILOG = """\
+A store that is not finished is gone on with: shards that are whole are kept,
+also after a kill -9. On several hosts, start the same command on each, with
+the same --out, a folder that all of them see; off a TPU pod say who is who
+with --coordinator, --num-processes and --process-id.
+
+--verify checks every record of a finished store; its exit status is 1 where
+anything is corrupt.
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds this command's flags."""
+  parser.epilog = _EPILOG
+  parser.formatter_class = argparse.RawDescriptionHelpFormatter
   parser.add_argument(
     '--config',
-    required=True,
     metavar='FILE.py[:ROW]',
     help='config of the run, such as configs/base64.py',
   )
@@ -22,53 +36,59 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     '--out',
-    required=True,
     metavar='STORE',
     help='folder of the store; captions that it holds are not encoded again',
   )
   parser.add_argument(
-    '--batch-size',
-    type=int,
-    default=64,
-    metavar='N',
-    help='captions computed at once (default: %(default)s)',
+    '--verify',
+    metavar='STORE',
+    help='check a finished store, in place of encoding',
   )
+  parser.add_argument(
+    '--shard-bytes',
+    type=int,
+    default=2**30,
+    metavar='N',
+    help='about how large a shard is at most (default: %(default)s)',
+  )
+  devices.add_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:
-  """Encodes, and returns the exit status."""
+  """Encodes or verifies, and returns the exit status."""
+  if args.verify is not None:
+    return _verify(args.verify)
+  if args.config is None or args.out is None:
+    raise ValueError(
+      '--config or --out is missing; accepted: both, or --verify STORE alone'
+    )
   from imagen_jax import config as config_lib
 
+  if args.shard_bytes < 1:
+    raise ValueError(
+      f'--shard-bytes is {args.shard_bytes}; accepted: 1 or more'
+    )
   config = config_lib.override(config_lib.load(args.config), args.set)
+  devices.start(
+    config.mesh.simulated_devices,
+    coordinator=args.coordinator,
+    num_processes=args.num_processes,
+    process_id=args.process_id,
+  )
   # A wrong checkpoint is told before the captions are read, which takes longer.
   from imagen_jax.text import identity as identity_lib
 
   identity = identity_lib.of(config.text)
   from imagen_jax.data import tasks
-  from imagen_jax.text import write_store
 
-  captions, num_empty = write_store.distinct(tasks.captions(config))
-  if not captions:
-    raise ValueError(
-      'the tasks of data.tasks have no captions; accepted: at least one'
-    )
-  pending = write_store.pending(args.out, captions, identity)
-  if num_empty:
-    print(f'left out {num_empty} empty captions')
-  if not pending:
-    print(f'{args.out} is complete: it holds all {len(captions)} captions')
-    return 0
-  _encode(args, config, pending, identity)
+  _encode(args, config, tasks.captions(config), identity)
   return 0
 
 
-def _encode(args, config, captions, identity):
-  """Encodes `captions` with a progress bar, and says what was done."""
-  import time
-
+def _encode(args, config, sources, identity):
+  """Encodes what `sources` have, with a progress bar; says what was done."""
   import jax
   from jax.experimental import multihost_utils
-  import tqdm
 
   from imagen_jax import config as config_lib
   from imagen_jax import sharding
@@ -77,54 +97,115 @@ def _encode(args, config, captions, identity):
 
   # Hosts encode shards of their own, so each has a mesh of its own. It shards
   # the weights, as the largest encoders do not fit one chip.
-  mesh, devices = None, jax.local_devices()
-  if len(devices) > 1:
+  mesh, local = None, jax.local_devices()
+  if len(local) > 1:
     own = config_lib.MeshConfig(data=1, fsdp=-1, model=1)
-    mesh = sharding.make_mesh(own, devices)
-  encoder = encoder_lib.TextEncoder(config.text, mesh)
+    mesh = sharding.make_mesh(own, local)
   host = jax.process_index(), jax.process_count()
 
   def barrier():
     if host[1] > 1:
       multihost_utils.sync_global_devices('imagen_jax encode')
 
-  start = time.monotonic()
-  share = 1.0
-  with tqdm.tqdm(
-    total=-(-len(captions) // host[1]),  # About this host's share.
-    desc='encode',
-    unit=' captions',
-    disable=host[0] > 0,
-  ) as bar:
-
-    def report(progress):
-      nonlocal share
-      bar.update(progress.captions - bar.n)
-      if progress.computed:
-        share = progress.tokens / progress.computed
-        bar.set_postfix_str(f'{share:.0%} real tokens', refresh=False)
-
-    manifest = write_store.write(
-      args.out,
-      captions,
-      encoder,
-      identity,
-      batch_size=args.batch_size,
-      host=host,
-      barrier=barrier,
-      report=report,
-    )
-  seconds = time.monotonic() - start
+  bar = _Bar(len(local), disable=host[0] > 0)
+  manifest = write_store.write(
+    args.out,
+    sources,
+    lambda: encoder_lib.TextEncoder(config.text, mesh),
+    identity,
+    rows=config.text.rows,
+    shard_bytes=args.shard_bytes,
+    host=host,
+    barrier=barrier,
+    report=bar.report,
+  )
+  bar.close()
   if host[0] > 0:
     return
+  print(bar.summary(manifest, args.out))
   part = manifest['parts'][-1]
-  print(
-    f'encoded {len(captions)} captions in {seconds:.1f} s '
-    f'({len(captions) / seconds:.0f} a second, {share:.0%} real tokens); '
-    f'{args.out} holds {manifest["num_captions"]}'
-  )
-  if part['num_cut']:
+  if part['empty']:
+    print(f'left out {part["empty"]} empty captions')
+  if part['cut']:
     print(
-      f'cut {part["num_cut"]} captions that are longer than text.max_length '
+      f'cut {part["cut"]} captions that are longer than text.max_length '
       f'({config.text.max_length} tokens)'
     )
+
+
+class _Bar:
+  """A progress bar for each stage of writing a store."""
+
+  def __init__(self, chips, disable):
+    self._chips = chips
+    self._disable = disable
+    self._bar = None
+    self._last = None
+
+  def report(self, progress):
+    import tqdm
+
+    if self._last is None or self._last.stage != progress.stage:
+      self.close()
+      unit = ' records' if progress.stage == 'scan' else ' captions'
+      self._bar = tqdm.tqdm(
+        total=progress.total,
+        desc=progress.stage,
+        unit=unit,
+        disable=self._disable,
+      )
+    self._last = progress
+    # The total is a guess where several runs of the scan had the same caption.
+    self._bar.update(progress.done - self._bar.n)
+    if progress.computed:
+      self._bar.set_postfix_str(self._speed(), refresh=False)
+
+  def close(self):
+    if self._bar is not None:
+      self._bar.close()
+
+  def _speed(self):
+    last = self._last
+    seconds = max(last.seconds, 1e-9)
+    return (
+      f'{last.encoded / seconds:.0f} captions/s, '
+      f'{last.tokens / seconds / self._chips:.0f} tokens/s a chip, '
+      f'{last.tokens / last.computed:.0%} real tokens'
+    )
+
+  def summary(self, manifest, out):
+    holds = f'{out} holds {manifest["num_captions"]} captions'
+    last = self._last
+    if last is None or last.stage == 'scan':
+      return f'nothing to encode: {holds}, all that the config has'
+    if not last.computed:
+      return f'found all shards finished: {holds}'
+    return (
+      f'encoded {last.encoded} captions on this host in {last.seconds:.1f} s '
+      f'({self._speed()}); {holds}'
+    )
+
+
+def _verify(path):
+  """Checks a store; returns 1 where something is corrupt."""
+  import tqdm
+
+  from imagen_jax.text import verify
+
+  with tqdm.tqdm(desc='verify', unit=' shards') as bar:
+
+    def report(done, total):
+      bar.total = total
+      bar.update(done - bar.n)
+
+    manifest, wrong = verify.verify(path, report)
+  shards = sum(len(part['shards']) for part in manifest['parts'])
+  for shard, reasons in wrong.items():
+    for reason in reasons:
+      print(f'{shard}: {reason}', file=sys.stderr)
+  print(
+    f'{path}: {manifest["num_captions"]} captions, '
+    f'{manifest["num_tokens"]} tokens in {shards} shards; '
+    f'{len(wrong)} of the shards are corrupt'
+  )
+  return 1 if wrong else 0

@@ -4,6 +4,8 @@ import argparse
 import shlex
 import sys
 
+from imagen_jax.cli import devices
+
 HELP = 'train one stage, or resume it'
 
 _EPILOG = """\
@@ -45,29 +47,18 @@ def add_arguments(parser: argparse.ArgumentParser):
     action='store_true',
     help="resume although the config differs from the checkpoint's",
   )
-  parser.add_argument(
-    '--coordinator',
-    metavar='HOST:PORT',
-    help='address of process 0, where hosts cannot find each other',
-  )
-  parser.add_argument(
-    '--num-processes', type=int, metavar='N', help='how many there are'
-  )
-  parser.add_argument(
-    '--process-id', type=int, metavar='I', help='which one this is, from 0'
-  )
+  devices.add_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:
   """Runs the command; returns its exit status."""
   from imagen_jax import config as config_lib
-  from imagen_jax.cli import devices
 
   config = config_lib.override(config_lib.load(args.config), args.set)
-  if not config.text.store:
+  if not config.text.store and not config.text.online:
     raise ValueError(
       'text.store is empty; accepted: a folder that `imagen-jax encode` '
-      'wrote (--set text.store=DIR)'
+      'wrote (--set text.store=DIR), or --set text.online=true'
     )
   devices.start(
     config.mesh.simulated_devices,

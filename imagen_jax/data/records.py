@@ -97,6 +97,7 @@ class Records:
     split: a split's name, or a part of one.
     license: of the pictures, with the attribution that it asks for, or ''.
     min_size: pictures with a shorter side are bad.
+    info_json: what the dataset says of itself.
   """
 
   def __init__(
@@ -134,6 +135,8 @@ class Records:
     self.split = split
     self.license = builder.info.as_proto.redistribution_info.license
     self.min_size = min_size
+    info = builder.data_path / 'dataset_info.json'
+    self.info_json = info.read_bytes()
     self._source = builder.as_data_source(
       split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
     )

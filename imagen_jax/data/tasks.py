@@ -16,6 +16,9 @@ from imagen_jax.data import source as source_lib
 # What seqio allows in the name of a Task, less what we use ourselves.
 _NAME = re.compile(r'[\w.#]+')
 
+# Records whose captions are part of a dataset's fingerprint.
+_FINGERPRINTED = 32
+
 
 def task_name(config: config_lib.Config, name: str) -> str:
   """Returns the name under which seqio knows task `name` of `config`.
@@ -144,19 +147,50 @@ def num_examples(config: config_lib.Config) -> dict[str, dict[str, int]]:
   }
 
 
-def captions(config: config_lib.Config) -> Iterator[str]:
-  """Yields every usable caption of all tasks, the held-out ones too.
+class Captions:
+  """The captions of a split of a dataset, by record; pictures stay encoded.
 
-  Pictures are not decoded. A caption comes as often as it stands in the data;
-  records without a usable one are left out, as they are in training.
+  Attributes:
+    name: of the task and the split, for messages.
+    fingerprint: of the captions, for all that can be told without reading
+      them; another dataset in the same place has another.
+  """
+
+  def __init__(self, records: records_lib.Records):
+    self._records = records
+    self.name = f'data.tasks[{records.name}] ({records.split})'
+    digest = hashlib.sha256(records.info_json)
+    digest.update(f'{records.split} {len(records)}'.encode())
+    # What the dataset says of itself has sizes, not contents.
+    step = -(-len(records) // _FINGERPRINTED)
+    for index in range(0, len(records), step):
+      digest.update('\0'.join(self.read(index, index + 1)).encode())
+    self.fingerprint = digest.hexdigest()[:32]
+
+  def __len__(self) -> int:
+    return len(self._records)
+
+  def read(self, start: int, stop: int) -> Iterator[str]:
+    """Yields the usable captions of the records `start` to `stop` - 1.
+
+    Records without a usable one are left out, as they are in training.
+    """
+    for index in range(start, stop):
+      try:
+        yield from self._records.captions(index)
+      except records_lib.BadRecordError:
+        continue
+
+
+def captions(config: config_lib.Config) -> list[Captions]:
+  """Returns the captions of all tasks, the held-out ones too.
+
+  A dataset that several tasks read comes once.
 
   Raises:
     ValueError: as `register`.
   """
-  for parts in splits(config).values():
-    for records in parts:
-      for index in range(len(records)):
-        try:
-          yield from records.captions(index)
-        except records_lib.BadRecordError:
-          continue
+  every = (
+    Captions(records) for parts in splits(config).values() for records in parts
+  )
+  return list({found.fingerprint: found for found in every}.values())

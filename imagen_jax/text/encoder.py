@@ -4,7 +4,6 @@ import contextlib
 import functools
 import logging
 
-from flax.core import meta
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,7 +49,7 @@ class TextEncoder:
     dtype = jnp.dtype(text.dtype)
     module = encoders.build(entry, dtype)
     boxed = encoders.abstract_params(entry)
-    abstract = meta.unbox(boxed)
+    abstract = sharding.unbox(boxed)
     places = jax.tree.map(lambda _: None, abstract)
     self.row_multiple, whole = 1, None
     if mesh is not None:
@@ -73,10 +72,19 @@ class TextEncoder:
     )
 
     def apply(params, tokens, mask):
+      if mesh is not None:
+        # Products of shards and a sum would round in another way than the
+        # products of whole kernels, which one device computes.
+        params = jax.lax.with_sharding_constraint(
+          params, sharding.without_fsdp(places)
+        )
       embed = module.apply({'params': params}, tokens, mask)
       return jnp.where(mask[..., None], embed, 0)
 
     self._apply = jax.jit(apply, out_shardings=whole)
+    if mesh is not None:
+      rows = jax.sharding.NamedSharding(mesh, sharding.BATCH)
+      self._apply_rows = jax.jit(apply, out_shardings=rows)
 
   def encode_tokens(self, tokens: np.ndarray, mask: np.ndarray) -> jax.Array:
     """Returns embeddings [B, L, D], zero where `mask` is False.
@@ -87,14 +95,31 @@ class TextEncoder:
       tokens: int32 [B, L]; B is a multiple of `row_multiple`.
       mask: bool [B, L].
     """
+    if self._mesh is not None:
+      tokens, mask = self._put(tokens), self._put(mask)
+    return self._run(self._apply, tokens, mask)
+
+  def encode_rows(self, tokens: np.ndarray, mask: np.ndarray) -> jax.Array:
+    """Returns what `encode_tokens` does, every host for rows of its own.
+
+    The result is sharded over the mesh; `sharding.take_batch` gives a host its
+    rows of it. Needs a mesh.
+
+    Args:
+      tokens: int32 [b, L], this host's rows, as many on each host.
+      mask: bool [b, L].
+    """
+    tokens, mask = sharding.put_batch((tokens, mask), self._mesh)
+    return self._run(self._apply_rows, tokens, mask)
+
+  def _run(self, apply, tokens, mask):
     # Float32 means float32 on accelerators too, whose default is coarser.
     precision = 'highest' if self.text.dtype == 'float32' else 'default'
     context = contextlib.nullcontext()
     if self._mesh is not None:
       context = sharding.use_mesh(self._mesh)
-      tokens, mask = self._put(tokens), self._put(mask)
     with context, jax.default_matmul_precision(precision):
-      return self._apply(self.params, tokens, mask)
+      return apply(self.params, tokens, mask)
 
   def _put(self, rows):
     place = jax.sharding.NamedSharding(self._mesh, sharding.BATCH)

@@ -13,6 +13,7 @@ def declared(text: config_lib.TextConfig) -> dict[str, str | int]:
     'max_length': text.max_length,
     'embed_dim': text.embed_dim,
     'dtype': text.dtype,
+    'stored_dtype': text.stored_dtype,
   }
 
 

@@ -1,66 +1,43 @@
 """The store of text embeddings: read beside the pictures, by caption.
 
-A store is a folder. Its embeddings lie in ArrayRecord shards, one record a
-caption: the caption's key (16 bytes) and the bfloat16 embeddings of its real
-tokens, [l, D]. Beside each shard lies the sorted array of its keys, an .npy
-file; the record of key i is record i. A caption's key, a hash, says which shard
-holds it, so one lookup touches one index however large the store. Shards are
-grouped in parts: encoding more captions adds a part. `manifest.json` is
-written last, so that a folder with one is complete.
+A store is a folder, local or in a bucket. Its embeddings lie in ArrayRecord
+shards, one record a caption: the caption's key (16 bytes) and the embeddings of
+its real tokens (`codec.py`). Beside each shard lies the sorted array of its
+keys, an .npy file; the record of key i is record i. A caption's key, a hash,
+says which shard holds it, so one lookup touches one index however large the
+store. Shards are grouped in parts: encoding more captions adds a part.
+`manifest.json` is written last, so that a folder with one is complete.
 """
 
 import collections
 import dataclasses
-import hashlib
-import json
-import os
+import io
 import threading
 
 from array_record.python import array_record_module
-import ml_dtypes
 import numpy as np
 
-FORMAT = 1
-MANIFEST = 'manifest.json'
-KEY_BYTES = 16
-DTYPE = np.dtype(ml_dtypes.bfloat16)
-_KEY = np.dtype(f'S{KEY_BYTES}')
+from imagen_jax.text import codec
+from imagen_jax.text import files
+from imagen_jax.text import manifest as manifest_lib
+
 # Shards that are open at once where a store is not held in memory.
 _OPEN_SHARDS = 256
-
-
-def keys_of(captions: list[str]) -> np.ndarray:
-  """Returns the captions' keys, [n] of 16 bytes; a hash of their UTF-8."""
-  digests = (
-    hashlib.blake2b(caption.encode(), digest_size=KEY_BYTES).digest()
-    for caption in captions
-  )
-  return np.frombuffer(b''.join(digests), _KEY)
-
-
-def shards_of(keys: np.ndarray, num_shards: int) -> np.ndarray:
-  """Returns the shard of each key, int64 [n]; sorted keys have sorted ones."""
-  prefix = keys.view('>u4').reshape(len(keys), -1)[:, 0].astype(np.int64)
-  return (prefix * num_shards) >> 32
-
-
-def shard_path(path: str, part: int, shard: int, num_shards: int) -> str:
-  """Returns a shard's path, less the suffix of each of its files."""
-  name = f'part-{part:03d}/shard-{shard:06d}-of-{num_shards:06d}'
-  return os.path.join(path, name)
+# Records of a source that a store does not know which are looked at before a
+# run: seconds, also of a source in a bucket.
+_CHECKED = 4096
 
 
 class _Shard:
   """One open shard; its records are read at need, or all at once."""
 
-  def __init__(self, path, embed_dim, in_memory):
+  def __init__(self, path, form, in_memory):
     self._path = path
-    self._embed_dim = embed_dim
+    self._form = form  # embed_dim, stored_dtype
     self._lock = threading.Lock()
     self._offsets = None
     try:
-      # An index on disk is searched there: a lookup touches few of its pages.
-      self.keys = np.load(f'{path}.npy', mmap_mode=None if in_memory else 'r')
+      self.keys = _load_keys(f'{path}.npy', in_memory)
       self._reader = array_record_module.ArrayRecordReader(
         f'{path}.array_record',
         options='readahead_buffer_size:0,max_parallelism:0',
@@ -68,7 +45,7 @@ class _Shard:
       num_records = self._reader.num_records()
     except (OSError, ValueError, RuntimeError, IndexError) as error:
       raise self._corrupt(error) from error
-    if self.keys.dtype != _KEY or num_records != len(self.keys):
+    if self.keys.dtype != manifest_lib.KEY or num_records != len(self.keys):
       raise self._corrupt(f'{num_records} records, {len(self.keys)} keys')
     self._in_memory = in_memory
 
@@ -113,17 +90,27 @@ class _Shard:
       raise self._corrupt(error) from error
 
   def _decode(self, records, rows):
-    width = self._embed_dim * DTYPE.itemsize
     embeds = []
     for record, key in zip(records, self.keys[rows], strict=True):
+      try:
+        found, tokens = codec.decode(record, *self._form)
+      except ValueError as error:
+        raise self._corrupt(error) from error
       # The index's bytes lose zeros at their end, the record's do not.
-      if record[:KEY_BYTES] != key.ljust(KEY_BYTES, b'\0'):
+      if found != key.ljust(manifest_lib.KEY_BYTES, b'\0'):
         raise self._corrupt('a record under the key of another')
-      if (len(record) - KEY_BYTES) % width:
-        raise self._corrupt('a record of part of an embedding')
-      tokens = np.frombuffer(record, DTYPE, offset=KEY_BYTES)
-      embeds.append(tokens.reshape(-1, self._embed_dim))
+      embeds.append(tokens)
     return embeds
+
+
+def _load_keys(name, in_memory):
+  """Returns a shard's keys; on disk, of which a lookup touches few pages."""
+  if '://' not in name:
+    return np.load(name, mmap_mode=None if in_memory else 'r')
+  contents = files.read(name, manifest_lib.FIELD)
+  if contents is None:
+    raise FileNotFoundError(f'no {name}')
+  return np.load(io.BytesIO(contents))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,17 +140,18 @@ class EmbeddingStore:
     Raises:
       ValueError: where the folder holds no finished store.
     """
-    self.path = str(path)
-    self.manifest = read_manifest(self.path)
+    self.path = files.resolve(str(path), manifest_lib.FIELD)
+    self.manifest = manifest_lib.read(self.path)
     if self.manifest is None:
       raise ValueError(
-        f'text.store is {self.path!r}, which has no {MANIFEST}: not a store, '
-        'or one that was not finished; run imagen-jax encode'
+        f'text.store is {self.path!r}, which has no {manifest_lib.MANIFEST}: '
+        'not a store, or one that was not finished; run imagen-jax encode'
       )
     identity = self.manifest['identity']
     self.embed_dim = identity['embed_dim']
     self.max_length = identity['max_length']
-    size = self.manifest['num_tokens'] * self.embed_dim * DTYPE.itemsize
+    self._form = self.embed_dim, identity['stored_dtype']
+    size = self.manifest['num_tokens'] * self.embed_dim * codec.DTYPE.itemsize
     self._in_memory = size <= memory_bytes
     self._parts = [
       _Part(number, len(part['shards']))
@@ -179,8 +167,10 @@ class EmbeddingStore:
     with self._lock:
       place = (part.number, number)
       if place not in self._open:
-        path = shard_path(self.path, part.number, number, part.num_shards)
-        self._open[place] = _Shard(path, self.embed_dim, self._in_memory)
+        path = manifest_lib.shard_path(
+          self.path, part.number, number, part.num_shards
+        )
+        self._open[place] = _Shard(path, self._form, self._in_memory)
         if not self._in_memory and len(self._open) > _OPEN_SHARDS:
           self._open.popitem(last=False)
       self._open.move_to_end(place)
@@ -190,7 +180,7 @@ class EmbeddingStore:
     """Yields (shard, positions in `keys`, rows of the shard) of those found."""
     left = np.arange(len(keys))
     for part in self._parts:
-      numbers = shards_of(keys[left], part.num_shards)
+      numbers = manifest_lib.shards_of(keys[left], part.num_shards)
       absent = []
       for number in np.unique(numbers):
         positions = left[numbers == number]
@@ -203,12 +193,17 @@ class EmbeddingStore:
       if not len(left):
         return
 
+  def has(self, keys: np.ndarray) -> np.ndarray:
+    """Returns which keys (`manifest.keys_of`) the store holds, bool [n]."""
+    found = np.zeros(len(keys), bool)
+    for _, positions, _ in self._find(keys):
+      found[positions] = True
+    return found
+
   def missing(self, captions: list[str]) -> list[str]:
     """Returns the distinct captions that the store lacks, in their order."""
     captions = list(dict.fromkeys(captions))
-    absent = np.ones(len(captions), bool)
-    for _, positions, _ in self._find(keys_of(captions)):
-      absent[positions] = False
+    absent = ~self.has(manifest_lib.keys_of(captions))
     return [captions[i] for i in np.flatnonzero(absent)]
 
   def lookup(
@@ -226,9 +221,9 @@ class EmbeddingStore:
       ValueError: where a caption is missing, naming the first and their
         number; or is longer than `max_length`; or where a shard is corrupt.
     """
-    embed = np.zeros((len(captions), max_length, self.embed_dim), DTYPE)
+    embed = np.zeros((len(captions), max_length, self.embed_dim), codec.DTYPE)
     lengths = np.zeros(len(captions), np.int64)
-    for shard, positions, rows in self._find(keys_of(captions)):
+    for shard, positions, rows in self._find(manifest_lib.keys_of(captions)):
       for position, tokens in zip(positions, shard.read(rows), strict=True):
         lengths[position] = len(tokens)
         if len(tokens) <= max_length:
@@ -261,49 +256,34 @@ class EmbeddingStore:
     from imagen_jax.text import identity
 
     read = identity.of if read_checkpoint else identity.declared
-    check_identity(self.path, self.manifest, read(text))
+    manifest_lib.check_identity(self.path, self.manifest, read(text))
 
+  def check_covers(self, sources, *, most: int = _CHECKED) -> None:
+    """Raises ValueError where captions of some sources are known to be missing.
 
-def check_identity(path: str, manifest: dict, identity: dict) -> None:
-  """Raises ValueError, with the differing fields, unless identities agree."""
-  stored = manifest['identity']
-  differences = [
-    f'{name} is {stored.get(name)!r} in the store, {value!r} in the config'
-    for name, value in identity.items()
-    if stored.get(name) != value
-  ]
-  if differences:
-    raise ValueError(
-      f'text.store {path} holds other embeddings than this config asks for: '
-      f'{"; ".join(differences)}; accepted: a store that imagen-jax encode '
-      'wrote with this config'
-    )
+    Sources that the store was made of are complete and cost nothing. Of others
+    some records are looked at, evenly spread: all of a small source.
 
-
-def read_manifest(path: str) -> dict | None:
-  """Returns a store's manifest, or None where it has none.
-
-  Raises:
-    ValueError: where there is one that is not of this format, or the path is
-      no folder of this machine.
-  """
-  if '://' in path:
-    raise ValueError(
-      f'text.store is {path!r}; accepted: a folder of this machine, or of a '
-      'bucket that is mounted as one'
-    )
-  try:
-    with open(os.path.join(path, MANIFEST), encoding='utf-8') as file:
-      manifest = json.load(file)
-  except (FileNotFoundError, NotADirectoryError):
-    return None
-  except ValueError as error:
-    raise ValueError(
-      f'text.store {path}: {MANIFEST} is truncated or corrupt'
-    ) from error
-  found = manifest.get('format') if isinstance(manifest, dict) else None
-  if found != FORMAT:
-    raise ValueError(
-      f'text.store {path} is of format {found!r}; accepted: {FORMAT}'
-    )
-  return manifest
+    Args:
+      sources: of captions, as `write_store.write` takes them.
+      most: records looked at, of each.
+    """
+    known = {source['fingerprint'] for source in self.manifest['sources']}
+    for source in sources:
+      if source.fingerprint in known:
+        continue
+      step = -(-len(source) // most)
+      captions = [
+        caption
+        for record in range(0, len(source), step)
+        for caption in source.read(record, record + 1)
+      ]
+      absent = self.missing(captions)
+      if absent:
+        seen = len(range(0, len(source), step))
+        raise ValueError(
+          f'text.store {self.path} lacks {len(absent)} of the '
+          f'{len(set(captions))} captions of {source.name}, of which {seen} of '
+          f'{len(source)} records were looked at; the first is {absent[0]!r}; '
+          'run imagen-jax encode with this config and this store'
+        )

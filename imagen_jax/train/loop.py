@@ -9,6 +9,8 @@ from imagen_jax import config as config_lib
 from imagen_jax import sharding
 from imagen_jax import structs
 from imagen_jax.data import loader as loader_lib
+from imagen_jax.data import tasks as tasks_lib
+from imagen_jax.text import online as online_lib
 from imagen_jax.text import store as store_lib
 from imagen_jax.train import checkpoint
 from imagen_jax.train import metrics as metrics_lib
@@ -55,8 +57,7 @@ def train(
   first_host = jax.process_index() == 0
   mesh = sharding.make_mesh(config.mesh)
   rows = sharding.local_rows(mesh, config.train.batch_size, config.mesh)
-  store = store_lib.EmbeddingStore(config.text.store)
-  store.check(config.text)
+  store = None if config.text.online else _open_store(config)
 
   with (
     sharding.use_mesh(mesh, config.mesh),
@@ -71,7 +72,10 @@ def train(
       _check_config(
         checkpointer.config(start_step), config, allow_config_change
       )
-    sampler = _make_sampler(config, store, mesh)
+    online = None
+    if config.text.online:
+      online = online_lib.Online(config.text, mesh)
+    sampler = _make_sampler(config, store, online, mesh)
 
     tx = optimizer.make_optimizer(config)
     shardings = state_lib.state_shardings(config, tx, mesh)
@@ -84,6 +88,8 @@ def train(
     else:
       state = state_lib.init_state(config, tx, shardings)
     train_step = step_lib.compile_step(config, tx, shardings, mesh)
+    if online:
+      loader = online_lib.Ahead(loader, online)
 
     with metrics_lib.MetricWriter(
       workdir,
@@ -169,7 +175,19 @@ def _to_batch(rows):
   )
 
 
-def _make_sampler(config, store, mesh):
+def _open_store(config):
+  """The store of embeddings, which fits the config and its data.
+
+  Raises:
+    ValueError: where it does not, or captions are known to be missing.
+  """
+  store = store_lib.EmbeddingStore(config.text.store)
+  store.check(config.text)
+  store.check_covers(tasks_lib.captions(config))
+  return store
+
+
+def _make_sampler(config, store, online, mesh):
   """The sampler of held-out captions; None where `train.sample_every` is 0."""
   if not config.train.sample_every:
     return None
@@ -178,7 +196,12 @@ def _make_sampler(config, store, mesh):
     config, train=dataclasses.replace(config.train, batch_size=num)
   )
   with loader_lib.eval_batches(some, rows=range(num), store=store) as loader:
-    return samples_lib.Sampler(config, next(loader), mesh)
+    examples = next(loader)
+  if online:
+    # Every host has all of them: what each computes is the same.
+    embed, mask = online.lookup(examples['caption'])
+    examples['text_embed'], examples['text_mask'] = embed, mask
+  return samples_lib.Sampler(config, examples, mesh)
 
 
 def _check_config(old, new, allowed):

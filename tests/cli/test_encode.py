@@ -15,6 +15,7 @@ from imagen_jax.cli import encode
 from imagen_jax.text import encoder as encoder_lib
 from imagen_jax.text import encoders
 from imagen_jax.text import identity as identity_lib
+from imagen_jax.text import spool as spool_lib
 from imagen_jax.text import store as store_lib
 from imagen_jax.text import tokenizer as tokenizer_lib
 
@@ -70,7 +71,7 @@ def job(tmp_path, monkeypatch):
 
   def run(captions, *flags):
     tasks = types.ModuleType('imagen_jax.data.tasks')
-    tasks.captions = lambda config: iter(captions)
+    tasks.captions = lambda config: [spool_lib.Listed(captions)]
     monkeypatch.setitem(sys.modules, 'imagen_jax.data.tasks', tasks)
     monkeypatch.setattr(data, 'tasks', tasks, raising=False)
     parser = argparse.ArgumentParser()
@@ -89,8 +90,10 @@ CAPTIONS = ['a red cat', 'a dog', 'a dog', '', 'one two three four five six']
 def test_encodes_distinct_captions_and_says_so(job, tmp_path, capsys):
   assert job(CAPTIONS) == 0
   said = capsys.readouterr()
-  assert 'encoded 3 captions in ' in said.out
-  assert 'real tokens); ' in said.out
+  assert 'encoded 3 captions on this host in ' in said.out
+  for each in ('captions/s, ', 'tokens/s a chip, ', 'real tokens); '):
+    assert each in said.out
+  assert 'holds 3 captions' in said.out
   assert 'left out 1 empty captions' in said.out
   assert (
     'cut 1 captions that are longer than text.max_length (6 tok' in said.out
@@ -108,16 +111,40 @@ def test_a_second_run_does_nothing_and_a_larger_one_adds(job, capsys):
   assert Encoder.made == 1
   capsys.readouterr()
   assert job(CAPTIONS) == 0
-  assert 'is complete: it holds all 3 captions' in capsys.readouterr().out
+  assert 'nothing to encode: ' in capsys.readouterr().out
   assert Encoder.made == 1
-  assert job([*CAPTIONS, 'a new one'], '--batch-size', '2') == 0
-  assert 'encoded 1 captions' in capsys.readouterr().out
+  assert job([*CAPTIONS, 'a new one']) == 0
+  assert 'encoded 1 captions on' in capsys.readouterr().out
 
 
 def test_a_store_of_another_config_is_refused(job):
   job(CAPTIONS)
   with pytest.raises(ValueError, match='max_length is 6 in the store, 7 in'):
     job(CAPTIONS, '--set', 'text.max_length=7')
+
+
+def test_missing_flags_are_told():
+  parser = argparse.ArgumentParser()
+  encode.add_arguments(parser)
+  with pytest.raises(ValueError, match='--config or --out is missing; acc'):
+    encode.main(parser.parse_args(['--out', 'x']))
+
+
+def test_verify_tells_what_is_corrupt(job, tmp_path, capsys):
+  job(CAPTIONS)
+  parser = argparse.ArgumentParser()
+  encode.add_arguments(parser)
+  args = parser.parse_args(['--verify', str(tmp_path / 'store')])
+  capsys.readouterr()
+  assert encode.main(args) == 0
+  said = capsys.readouterr()
+  assert '3 captions, 13 tokens in 1 shards; 0 of the shards are' in said.out
+  (index,) = tmp_path.glob('store/part-000/*.npy')
+  index.write_bytes(index.read_bytes()[:-1])
+  assert encode.main(args) == 1
+  said = capsys.readouterr()
+  assert '1 of the shards are corrupt' in said.out
+  assert 'shard-000000-of-000001: shard-000000-of-000001.npy: not' in said.err
 
 
 def test_tasks_without_captions_are_refused(job):
@@ -129,13 +156,13 @@ def test_the_golden_way_through(tiny_t5, tmp_path, monkeypatch, capsys):
   """The real encoder behind the command, against its own direct outputs."""
   text, config = tiny_t5
   tasks = types.ModuleType('imagen_jax.data.tasks')
-  tasks.captions = lambda config: iter(CAPTIONS)
+  tasks.captions = lambda config: [spool_lib.Listed(CAPTIONS)]
   monkeypatch.setitem(sys.modules, 'imagen_jax.data.tasks', tasks)
   monkeypatch.setattr(data, 'tasks', tasks, raising=False)
   parser = argparse.ArgumentParser()
   encode.add_arguments(parser)
   out = str(tmp_path / 'store')
-  flags = ['--config', config, '--out', out, '--batch-size', '3']
+  flags = ['--config', config, '--out', out]
   assert encode.main(parser.parse_args(flags)) == 0
 
   store = store_lib.EmbeddingStore(out)

@@ -65,9 +65,17 @@ def test_a_mixture_can_be_read_in_seqios_own_way(toy, twenty, eleven):
     assert example['image'].dtype == np.float32
 
 
+def all_captions(config):
+  return [
+    caption
+    for source in tasks_lib.captions(config)
+    for caption in source.read(0, len(source))
+  ]
+
+
 def test_captions_are_those_of_all_tasks_and_splits(toy, twenty, eleven):
   config = toy.config(('a', twenty), ('b', eleven))
-  captions = list(tasks_lib.captions(config))
+  captions = all_captions(config)
   assert len(captions) == 20 + 5 + 3 * (11 + 2)
   expected = {f'picture {n}' for n in [*range(20), *range(100, 105)]}
   expected |= {f'picture {n} {x}' for n in range(200, 211) for x in 'abc'}
@@ -83,8 +91,28 @@ def test_captions_leave_out_what_training_leaves_out(toy, tmp_path):
   ]
   path = toy.write(tmp_path / 'mixed', {'train': examples})
   config = toy.config(('a', path))
-  assert list(tasks_lib.captions(config)) == ['good', 'picture 2']
+  assert all_captions(config) == ['good', 'picture 2']
   assert tasks_lib.num_examples(config) == {'a': {'train': 3}}
+
+
+def test_captions_have_a_fingerprint_of_their_contents(toy, tmp_path):
+  def prints(name, captions, **options):
+    examples = [toy.example(0, captions=[caption]) for caption in captions]
+    path = toy.write(tmp_path / name, {'train': examples})
+    return [
+      source.fingerprint
+      for source in tasks_lib.captions(toy.config(('a', path), **options))
+    ]
+
+  (found,) = prints('one', ['a', 'b'])
+  assert prints('same', ['a', 'b'], lowres_size=4) == [found]
+  assert prints('other', ['a', 'c']) != [found]
+  assert prints('more', ['a', 'b', 'c']) != [found]
+
+
+def test_a_dataset_of_two_tasks_has_its_captions_once(toy, twenty):
+  config = toy.config(('a', twenty), ('b', twenty))
+  assert [len(source) for source in tasks_lib.captions(config)] == [20, 5]
 
 
 def test_examples_are_counted_by_task_and_split(toy, twenty, eleven):

@@ -1,11 +1,12 @@
 """The store of embeddings: written, read, added to, interrupted, damaged."""
 
+from concurrent import futures
 import hashlib
-import itertools
 import json
 import pathlib
 import subprocess
 import sys
+import threading
 import time
 
 import ml_dtypes
@@ -13,7 +14,10 @@ import numpy as np
 import pytest
 
 from imagen_jax import config as config_lib
+from imagen_jax.text import files
 from imagen_jax.text import identity as identity_lib
+from imagen_jax.text import manifest as manifest_lib
+from imagen_jax.text import spool as spool_lib
 from imagen_jax.text import store as store_lib
 from imagen_jax.text import write_store
 
@@ -23,6 +27,7 @@ IDENTITY = {
   'max_length': 8,
   'embed_dim': DIM,
   'dtype': 'float32',
+  'stored_dtype': 'bfloat16',
   'checkpoint': 'c',
   'vocabulary': 'v',
 }
@@ -69,10 +74,9 @@ CAPTIONS = [f'{"abcdefghij"[: 1 + i % 9]}{i}' for i in range(200)]
 def write(path, captions=CAPTIONS, encoder=None, **options):
   return write_store.write(
     str(path),
-    captions,
+    [spool_lib.Listed(captions)],
     encoder or FakeEncoder(),
-    IDENTITY,
-    **{'batch_size': 16, **options},
+    **{'identity': IDENTITY, 'shapes': [2, 4, 6, 8], **options},
   )
 
 
@@ -85,12 +89,12 @@ def contents(path):
 
 
 @pytest.mark.parametrize('memory_bytes', [0, 2**20])
-@pytest.mark.parametrize('shard_bytes', [2**30, 2000, 120])
+@pytest.mark.parametrize('shard_bytes', [2**30, 2000, 600])
 def test_what_is_written_is_looked_up(tmp_path, shard_bytes, memory_bytes):
   manifest = write(tmp_path, shard_bytes=shard_bytes)
   store = store_lib.EmbeddingStore(tmp_path, memory_bytes=memory_bytes)
   num_shards = len(manifest['parts'][0]['shards'])
-  assert num_shards == {2**30: 1, 2000: 8, 120: 131}[shard_bytes]
+  assert num_shards == {2**30: 1, 2000: 8, 600: 27}[shard_bytes]
   assert len(store) == 200
 
   asked = [*CAPTIONS[50:90], CAPTIONS[3], CAPTIONS[60]]
@@ -110,7 +114,7 @@ def test_the_manifest_counts(tmp_path):
   assert manifest['num_captions'] == 200
   assert manifest['num_tokens'] == sum(min(len(c), 8) for c in CAPTIONS)
   assert manifest['num_cut'] == sum(len(c) > 8 for c in CAPTIONS) > 0
-  assert manifest['stored_dtype'] == 'bfloat16'
+  assert manifest['parts'][0]['mentions'] == 200
   assert json.loads((tmp_path / 'manifest.json').read_text()) == manifest
 
 
@@ -121,10 +125,10 @@ def test_the_manifest_has_every_files_hash(tmp_path):
     for shard in manifest['parts'][0]['shards']
     for name, value in shard['sha256'].items()
   }
-  files = contents(tmp_path)
-  del files['manifest.json']
+  found = contents(tmp_path)
+  del found['manifest.json']
   assert hashes == {
-    name: hashlib.sha256(value).hexdigest() for name, value in files.items()
+    name: hashlib.sha256(value).hexdigest() for name, value in found.items()
   }
 
 
@@ -149,10 +153,9 @@ def test_a_length_below_a_caption_is_refused(tmp_path):
 def test_more_captions_make_a_new_part(tmp_path):
   write(tmp_path, CAPTIONS[:120], shard_bytes=2000)
   before = contents(tmp_path)
-  pending = write_store.pending(str(tmp_path), CAPTIONS, IDENTITY)
-  assert sorted(pending) == sorted(CAPTIONS[120:])
-
-  manifest = write(tmp_path, pending)
+  encoder = FakeEncoder()
+  manifest = write(tmp_path, encoder=encoder)
+  assert encoder.rows == 80
 
   assert len(manifest['parts']) == 2
   assert manifest['num_captions'] == 200
@@ -164,7 +167,18 @@ def test_more_captions_make_a_new_part(tmp_path):
   embed, mask = store.lookup(CAPTIONS, 8)
   for caption, tokens, real in zip(CAPTIONS, embed, mask, strict=True):
     np.testing.assert_array_equal(tokens[real], embed_of(caption))
-  assert not write_store.pending(str(tmp_path), CAPTIONS, IDENTITY)
+
+
+def test_what_is_known_is_not_encoded_again(tmp_path):
+  write(tmp_path)
+  before = contents(tmp_path)
+  encoder = FakeEncoder()
+  write(tmp_path, encoder=encoder)
+  assert contents(tmp_path) == before
+  # Another list with nothing new makes no part.
+  manifest = write(tmp_path, CAPTIONS[:7], encoder)
+  assert (len(manifest['sources']), len(manifest['parts'])) == (2, 1)
+  assert not encoder.shapes
 
 
 def test_an_interrupted_run_goes_on_to_the_same_bytes(tmp_path):
@@ -189,79 +203,62 @@ def test_a_stale_shard_is_not_taken(tmp_path):
   changed = IDENTITY | {'checkpoint': 'other'}
   encoder = FakeEncoder()
   # In fewer and larger shards: those of before are of no use.
-  manifest = write_store.write(
-    str(tmp_path), CAPTIONS, encoder, changed, shard_bytes=4000
+  manifest = write(
+    tmp_path, encoder=encoder, identity=changed, shard_bytes=4000
   )
   assert encoder.rows == 200
-  files = contents(tmp_path)
-  assert len(files) == 1 + 2 * len(manifest['parts'][0]['shards'])
+  found = contents(tmp_path)
+  assert len(found) == 1 + 2 * len(manifest['parts'][0]['shards'])
 
 
-def test_two_hosts_write_what_one_does(tmp_path):
-  write(tmp_path / 'one', shard_bytes=2000)
-  encoders = [FakeEncoder(), FakeEncoder()]
+def on_hosts(num, run):
+  """Calls run(host, barrier) for each host, in threads."""
+  barrier = threading.Barrier(num, timeout=60)
+  with futures.ThreadPoolExecutor(num) as pool:
+    started = [pool.submit(run, (i, num), barrier.wait) for i in range(num)]
+    return [each.result() for each in started]
 
-  def second_host():
-    # Host 0 waits at its first barrier: let host 1 do its share there.
-    if not encoders[1].shapes:
-      write_store_of(1, barrier=lambda: None)
 
-  def write_store_of(number, barrier):
-    write(
-      tmp_path / 'two',
-      encoder=encoders[number],
-      shard_bytes=2000,
-      host=(number, 2),
+def test_three_hosts_write_what_one_does(tmp_path):
+  options = {'shard_bytes': 2000, 'run_records': 30}
+  write(tmp_path / 'one', **options)
+  encoders = [FakeEncoder() for _ in range(3)]
+
+  def run(host, barrier):
+    return write(
+      tmp_path / 'three',
+      encoder=encoders[host[0]],
+      host=host,
       barrier=barrier,
+      **options,
     )
 
-  write_store_of(0, second_host)
-  assert contents(tmp_path / 'two') == contents(tmp_path / 'one')
-  assert encoders[0].rows + encoders[1].rows == 200
-  assert min(encoder.rows for encoder in encoders) > 50
+  first, *others = on_hosts(3, run)
+  assert all(other == first for other in others)
+  assert contents(tmp_path / 'three') == contents(tmp_path / 'one')
+  assert sum(encoder.rows for encoder in encoders) == 200
+  assert min(encoder.rows for encoder in encoders) > 30
 
 
 def test_batches_have_few_shapes_and_little_padding(tmp_path):
   encoder = FakeEncoder()
-  seen = write_store.Progress()
+  seen = None
 
   def report(progress):
     nonlocal seen
     seen = progress
 
-  write(tmp_path, encoder=encoder, report=report)
+  write(tmp_path, encoder=encoder, rows=8, report=report)
   assert len(set(encoder.shapes)) <= 4
-  assert seen.captions == 200
+  assert (seen.stage, seen.done, seen.encoded, seen.total) == (
+    'encode',
+    200,
+    200,
+    200,
+  )
   assert seen.computed == sum(rows * length for rows, length in encoder.shapes)
   assert seen.tokens == sum(min(len(c), 8) for c in CAPTIONS)
-  assert seen.tokens / seen.computed > 0.85
-
-
-def test_static_lengths_waste_the_least():
-  rng = np.random.default_rng(0)
-  for num in (1, 2, 3):
-    lengths = rng.integers(1, 12, size=40)
-
-    def padded(chosen, lengths=lengths):
-      chosen = np.sort(chosen)
-      return chosen[np.searchsorted(chosen, lengths)].sum()
-
-    values = np.unique(lengths)
-    chosen = write_store.static_lengths(lengths, num)
-    assert len(chosen) <= num
-    assert chosen[-1] == values[-1]
-    # By trying every choice.
-    best = min(
-      padded([*others, values[-1]])
-      for others in itertools.combinations(values[:-1], num - 1)
-    )
-    assert padded(chosen) == best
-  assert write_store.static_lengths(np.array([5, 5]), 4) == [5]
-
-
-def test_distinct_captions_and_empty_ones():
-  captions = ['b', '', 'a', 'b', ' \n', 'a']
-  assert write_store.distinct(captions) == (['b', 'a'], 2)
+  assert seen.tokens / seen.computed > 0.8
 
 
 def test_another_identity_is_refused(tmp_path):
@@ -272,9 +269,7 @@ def test_another_identity_is_refused(tmp_path):
     'in the store, 9 in the config; accepted'
   )
   with pytest.raises(ValueError, match=pattern):
-    write_store.pending(str(tmp_path), CAPTIONS, other)
-  with pytest.raises(ValueError, match=pattern):
-    write_store.write(str(tmp_path), CAPTIONS, FakeEncoder(), other)
+    write(tmp_path, identity=other)
 
 
 def test_check_compares_config_and_weights(tmp_path, monkeypatch):
@@ -293,11 +288,28 @@ def test_check_compares_config_and_weights(tmp_path, monkeypatch):
     store.check(wide, read_checkpoint=False)
 
 
-def test_an_address_is_refused():
-  with pytest.raises(ValueError, match="is 'gs://b/s'; accepted: a folder of"):
-    store_lib.EmbeddingStore('gs://b/s')
-  with pytest.raises(ValueError, match="is 'gs://b/s'; accepted: a folder of"):
+def test_an_address_is_not_written_to():
+  with pytest.raises(ValueError, match="is 'gs://b/s'; accepted: a folder, or"):
     write('gs://b/s')
+  with pytest.raises(ValueError, match="'ftp://b/s'; accepted: a local path,"):
+    store_lib.EmbeddingStore('ftp://b/s')
+
+
+def test_a_bucket_is_read_as_a_folder_is(tmp_path, monkeypatch):
+  """With a local folder behind the address; ArrayRecord reads gs:// itself."""
+  write(tmp_path, shard_bytes=2000)
+  local = lambda path: path.replace('gs://bucket/s', str(tmp_path))
+  read = lambda path, field: pathlib.Path(local(path)).read_bytes()
+  monkeypatch.setattr(files, 'read', read)
+  opened = store_lib.array_record_module.ArrayRecordReader
+  monkeypatch.setattr(
+    store_lib.array_record_module,
+    'ArrayRecordReader',
+    lambda path, **options: opened(local(path), **options),
+  )
+  store = store_lib.EmbeddingStore('gs://bucket/s/', memory_bytes=0)
+  embed, _ = store.lookup(CAPTIONS[:3], 8)
+  np.testing.assert_array_equal(embed[2, :3], embed_of(CAPTIONS[2])[:3])
 
 
 def test_what_is_no_store_is_refused(tmp_path):
@@ -307,7 +319,7 @@ def test_what_is_no_store_is_refused(tmp_path):
   with pytest.raises(ValueError, match='manifest.json is truncated or corrupt'):
     store_lib.EmbeddingStore(tmp_path)
   (tmp_path / 'manifest.json').write_text('{"format": 9}')
-  with pytest.raises(ValueError, match='is of format 9; accepted: 1'):
+  with pytest.raises(ValueError, match='is of format 9; accepted: 2'):
     store_lib.EmbeddingStore(tmp_path)
 
 
@@ -353,16 +365,31 @@ def test_embeddings_that_are_not_finite_are_refused(tmp_path):
     write(tmp_path, encoder=Broken())
 
 
-def test_nothing_to_write_and_no_batch_are_refused(tmp_path):
-  with pytest.raises(ValueError, match='no captions to encode'):
-    write(tmp_path, [])
-  with pytest.raises(ValueError, match='--batch-size is 0; accepted: 1'):
-    write(tmp_path, batch_size=0)
+@pytest.mark.parametrize('captions', [[], ['', ' ']])
+def test_nothing_to_write_is_refused(tmp_path, captions):
+  with pytest.raises(ValueError, match='have no captions; accepted: at least'):
+    write(tmp_path, captions)
+
+
+def test_captions_known_to_be_missing_are_told(tmp_path):
+  write(tmp_path)
+  store = store_lib.EmbeddingStore(tmp_path)
+  store.check_covers([spool_lib.Listed(CAPTIONS)], most=0)  # Nothing is read.
+  store.check_covers([spool_lib.Listed(CAPTIONS[:50])])
+  more = spool_lib.Listed([*CAPTIONS, 'absent', 'gone', 'absent'])
+  pattern = (
+    'lacks 2 of the 202 captions of list, of which 203 of 203 records were '
+    "looked at; the first is 'absent'; run imagen-jax encode"
+  )
+  with pytest.raises(ValueError, match=pattern):
+    store.check_covers([more])
+  with pytest.raises(ValueError, match='51 of 203 records were looked at'):
+    store.check_covers([more], most=51)
 
 
 def test_keys_spread_evenly_over_shards_in_order():
-  keys = np.sort(store_lib.keys_of([str(i) for i in range(4000)]))
-  shards = store_lib.shards_of(keys, 7)
+  keys = np.sort(manifest_lib.keys_of([str(i) for i in range(4000)]))
+  shards = manifest_lib.shards_of(keys, 7)
   assert (np.diff(shards) >= 0).all()
   assert np.bincount(shards, minlength=7).min() > 450
 

@@ -1,0 +1,102 @@
+"""The external sort of captions, and the memory that it takes."""
+
+import tracemalloc
+
+import numpy as np
+
+from imagen_jax.text import manifest as manifest_lib
+from imagen_jax.text import spool as spool_lib
+
+
+class Words:
+  def ragged(self, captions, max_length):
+    tokens = [caption.split()[:max_length] for caption in captions]
+    return tokens, 0
+
+
+CAPTIONS = [f'{"word " * (i % 7)}{i % 211}' for i in range(1000)]
+EVERY = lambda keys: np.ones(len(keys), bool)
+
+
+def scanned(folder, sources, run_records=64, lacking=EVERY, host=(0, 1)):
+  spool = spool_lib.Spool(str(folder), sources, run_records)
+  seen = []
+  spool.scan(host, Words(), 5, lacking, seen.append)
+  return spool, seen
+
+
+def test_shards_have_the_distinct_captions_by_key(tmp_path):
+  sources = [spool_lib.Listed(CAPTIONS[:300]), spool_lib.Listed(CAPTIONS[300:])]
+  spool, seen = scanned(tmp_path, sources)
+  assert spool.num_runs == len(seen) == 5 + 11
+  assert sum(seen) == 1000
+  found = []
+  for start, stop in ((0, 1), (1, 2), (2, 6), (6, 7)):
+    keys, captions = spool.read(start, stop, 7)
+    np.testing.assert_array_equal(keys, manifest_lib.keys_of(captions))
+    shards = manifest_lib.shards_of(keys, 7)
+    assert start <= shards.min() and shards.max() < stop
+    found += captions
+  assert len(found) == len(set(CAPTIONS))
+  assert set(found) == set(CAPTIONS)
+  keys = manifest_lib.keys_of(found)
+  assert (keys[1:] > keys[:-1]).all()
+
+
+def test_counts_are_sums_over_runs(tmp_path):
+  spool, _ = scanned(tmp_path, [spool_lib.Listed(['a b', ' ', 'a b', 'c'])], 2)
+  counts = spool.counts()
+  assert (counts['mentions'], counts['empty']) == (4, 1)
+  # 'a b' stands in two runs, and is counted in both.
+  assert counts['tokens'].tolist() == [0, 1, 2, 0, 0, 0]
+
+
+def test_captions_that_are_not_lacking_are_left_out(tmp_path):
+  known = np.sort(manifest_lib.keys_of(CAPTIONS[:50]))
+  lacking = lambda keys: ~np.isin(keys, known)
+  spool, _ = scanned(tmp_path, [spool_lib.Listed(CAPTIONS)], lacking=lacking)
+  _, captions = spool.read(0, 1, 1)
+  assert set(captions) == set(CAPTIONS) - set(CAPTIONS[:50])
+
+
+def test_hosts_share_the_runs_and_finished_ones_are_kept(tmp_path):
+  class Counted(spool_lib.Listed):
+    reads = []
+
+    def read(self, start, stop):
+      self.reads.append((start, stop))
+      return super().read(start, stop)
+
+  source = Counted(CAPTIONS)
+  spool, _ = scanned(tmp_path, [source], 400, host=(1, 2))
+  assert not spool.is_complete()
+  assert source.reads == [(400, 800)]
+  spool, _ = scanned(tmp_path, [source], 400, host=(0, 1))
+  assert spool.is_complete()
+  assert source.reads == [(400, 800), (0, 400), (800, 1000)]
+
+
+class Endless:
+  """Long captions, none of them held; every second is a repetition."""
+
+  name = fingerprint = 'endless'
+
+  def __len__(self):
+    return 20_000
+
+  def read(self, start, stop):
+    for i in range(start, stop):
+      yield f'{i // 2} ' * 200
+
+
+def test_memory_is_that_of_a_run_and_a_group_of_shards(tmp_path):
+  """20,000 captions are 22 MB; a run of 500, or a fortieth, is 0.6 MB."""
+  tracemalloc.start()
+  try:
+    spool, _ = scanned(tmp_path, [Endless()], 500)
+    num = sum(len(spool.read(i, i + 1, 40)[1]) for i in range(40))
+    _, peak = tracemalloc.get_traced_memory()
+  finally:
+    tracemalloc.stop()
+  assert num == 10_000
+  assert peak < 4e6
