@@ -482,6 +482,24 @@ def test_load_refuses_a_file_without_get_config(tmp_path):
     config_lib.load(str(path))
 
 
+@pytest.mark.parametrize(
+  'line, words',
+  [
+    ('x = (', r'bad.py:2: SyntaxError: .* accepted: a file that Python runs'),
+    ('import nothing_at_all', r'bad.py:2: ModuleNotFoundError: .*; accepted'),
+    (
+      'config.TrainConfig(steps=3)',
+      r"bad.py:2: TypeError: .*'steps'.*accepted",
+    ),
+    ('config.TrainConfig(seed=-1)', r'bad.py:2: train.seed is -1; accepted: 0'),
+  ],
+)
+def test_load_refuses_a_file_whose_code_fails(tmp_path, line, words):
+  (tmp_path / 'bad.py').write_text(f'from imagen_jax import config\n{line}\n')
+  with pytest.raises(ValueError, match=words):
+    config_lib.load(f'{tmp_path}/bad.py')
+
+
 def test_load_refuses_what_is_no_config(tmp_path):
   path = tmp_path / 'run.py'
   path.write_text('def get_config(): return {}')

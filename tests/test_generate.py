@@ -210,7 +210,7 @@ def sampled_with(monkeypatch):
   class Stop(Exception):
     pass
 
-  def take(stages, mesh):
+  def take(stages, mesh, layout):
     found.extend(stage.stage.sample for stage in stages)
     raise Stop
 

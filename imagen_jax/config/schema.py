@@ -1,0 +1,71 @@
+"""All of a config, and which of it a run is a function of."""
+
+import dataclasses
+import fnmatch
+
+from imagen_jax.config.inputs import DataConfig
+from imagen_jax.config.inputs import TextConfig
+from imagen_jax.config.run import MeshConfig
+from imagen_jax.config.run import OptimizerConfig
+from imagen_jax.config.run import TrainConfig
+from imagen_jax.config.stage import StageConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Everything that a run is a function of, besides its data."""
+
+  stage: StageConfig = StageConfig()
+  text: TextConfig = TextConfig()
+  data: DataConfig = DataConfig()
+  optimizer: OptimizerConfig = OptimizerConfig()
+  mesh: MeshConfig = MeshConfig()
+  train: TrainConfig = TrainConfig()
+
+
+# Fields, as patterns, that change how a run is watched, where it runs or where
+# its data lies, not what it computes: a resumed run may set them anew.
+RUNTIME_FIELDS = (
+  'mesh.*',
+  'stage.unet.remat',
+  'stage.unet.remat_policy',
+  'stage.unet.scan',
+  'text.store',
+  'text.online',
+  'text.checkpoint',
+  'text.vocabulary',
+  'data.prefetch',
+  'data.tasks.*.path',
+  'train.log_every',
+  'train.checkpoint_every',
+  'train.keep_checkpoints',
+  'train.sample_every',
+  'train.num_samples',
+)
+
+
+def differences(old: Config, new: Config) -> list[str]:
+  """Returns 'field: old -> new' for every field that changes the results.
+
+  A field of a task goes by the task's name, as in `override`.
+  """
+
+  def flatten(node, prefix=''):
+    if isinstance(node, dict):
+      for name, value in node.items():
+        yield from flatten(value, f'{prefix}.{name}' if prefix else name)
+    elif prefix == 'data.tasks':
+      # Their order matters too: it decides which examples meet in a batch.
+      yield prefix, [task['name'] for task in node]
+      yield from flatten({task['name']: task for task in node}, prefix)
+    else:
+      yield prefix, node
+
+  was = dict(flatten(dataclasses.asdict(old)))
+  now = dict(flatten(dataclasses.asdict(new)))
+  return [
+    f'{path}: {was.get(path)!r} -> {now.get(path)!r}'
+    for path in sorted({**was, **now})
+    if was.get(path) != now.get(path)
+    and not any(fnmatch.fnmatchcase(path, field) for field in RUNTIME_FIELDS)
+  ]
