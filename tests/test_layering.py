@@ -56,7 +56,7 @@ FOLDERS = {'imagen_jax.' + p.parent.name for p in PACKAGE.glob('*/*.py')}
 
 # Outside packages, by the modules that alone may import them.
 ONLY = {
-  'tensorflow': ('imagen_jax.data', 'imagen_jax.synthetic.build'),
+  'tensorflow': ('imagen_jax.data',),
   'tensorflow_datasets': ('imagen_jax.data', 'imagen_jax.synthetic.build'),
   'seqio': ('imagen_jax.data',),
   'flax.linen': ('imagen_jax.models', 'imagen_jax.sharding'),
