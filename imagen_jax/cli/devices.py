@@ -6,7 +6,6 @@ import importlib.util
 import os
 import pathlib
 
-
 # How the chips of one host lie, as libtpu wants it said, by their number.
 _CHIP_BOUNDS = {1: '1,1,1', 2: '1,2,1', 4: '2,2,1', 8: '2,4,1'}
 
