@@ -192,6 +192,14 @@ class PictureSource(seqio.DataSource):
     return self._records[split]
 
   @property
+  def num_heldout(self) -> int:
+    """Returns the number of held-out records; 0 without such a split."""
+    splits = self._builder.info.splits
+    if records_lib.HELDOUT not in splits:
+      return 0
+    return splits[records_lib.HELDOUT].num_examples
+
+  @property
   def supports_arbitrary_sharding(self) -> bool:
     """Returns True: any part of the positions can be read alone."""
     return True

@@ -16,6 +16,8 @@ from imagen_jax.data import source as source_lib
 # What seqio allows in the name of a Task, less what we use ourselves.
 _NAME = re.compile(r'[\w.#]+')
 
+HELDOUT = records_lib.HELDOUT
+
 # Records whose captions are part of a dataset's fingerprint.
 _FINGERPRINTED = 32
 
@@ -128,11 +130,24 @@ def splits(config: config_lib.Config) -> dict[str, list[records_lib.Records]]:
   for entry in config.data.tasks:
     source = task(config, entry.name).source
     names = [entry.split]
-    if records_lib.HELDOUT in source.splits:
-      names.append(records_lib.HELDOUT)
+    if source.num_heldout:
+      names.append(HELDOUT)
     names = dict.fromkeys(names)  # Once each, where held-out is trained on.
     found[entry.name] = [source.records(split) for split in names]
   return found
+
+
+def without_heldout(config: config_lib.Config) -> list[str]:
+  """Returns the names of the tasks whose datasets have nothing held out.
+
+  Raises:
+    ValueError: as `register`.
+  """
+  return [
+    entry.name
+    for entry in config.data.tasks
+    if not task(config, entry.name).source.num_heldout
+  ]
 
 
 def num_examples(config: config_lib.Config) -> dict[str, dict[str, int]]:

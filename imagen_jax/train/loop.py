@@ -188,9 +188,19 @@ def _open_store(config):
 
 
 def _make_sampler(config, store, online, mesh):
-  """The sampler of held-out captions; None where `train.sample_every` is 0."""
+  """The sampler of held-out captions; None where `train.sample_every` is 0.
+
+  Raises:
+    ValueError: where a task has nothing held out.
+  """
   if not config.train.sample_every:
     return None
+  for name in tasks_lib.without_heldout(config):
+    raise ValueError(
+      f'train.sample_every is {config.train.sample_every}, but '
+      f'data.tasks[{name}] has no {tasks_lib.HELDOUT!r} split; accepted: a '
+      'dataset that has one, or train.sample_every=0'
+    )
   num = config.train.num_samples
   some = dataclasses.replace(
     config, train=dataclasses.replace(config.train, batch_size=num)

@@ -123,6 +123,19 @@ def test_examples_are_counted_by_task_and_split(toy, twenty, eleven):
   }
 
 
+def test_tasks_without_held_out_records_are_named(toy, twenty, tmp_path):
+  examples = [toy.example(0)]
+  without = toy.write(tmp_path / 'without', {'train': examples})
+  empty = toy.write(tmp_path / 'empty', {'train': examples, 'heldout': []})
+  config = toy.config(('a', without), ('b', twenty), ('c', empty))
+  assert tasks_lib.without_heldout(config) == ['a', 'c']
+  assert tasks_lib.num_examples(config) == {
+    'a': {'train': 1},
+    'b': {'train': 20, 'heldout': 5},
+    'c': {'train': 1},
+  }
+
+
 def test_no_tasks_are_refused(toy):
   with pytest.raises(ValueError, match='data.tasks is empty; accepted'):
     tasks_lib.register(toy.config())
