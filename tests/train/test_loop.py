@@ -135,6 +135,42 @@ def test_refused_before_the_first_step(tiny, trained, assignments, words):
   assert (trained / 'metrics.jsonl').read_text() == before
 
 
+def test_sample_grids_without_held_out_captions_are_refused(
+  tiny, tmp_path, monkeypatch
+):
+  """And both ways out are told, of which one is taken."""
+  monkeypatch.setattr(loop.tasks_lib.source_lib.PictureSource, 'num_heldout', 0)
+  words = (
+    r"train.sample_every is 5, but data.tasks\[some\] has no 'heldout' split; "
+    'accepted: a dataset that has one, or train.sample_every=0$'
+  )
+  with pytest.raises(ValueError, match=words):
+    loop.train(config(tiny, 'train.sample_every=5'), str(tmp_path))
+  assert not (tmp_path / 'metrics.jsonl').exists()
+  loop.train(config(tiny, 'train.num_steps=1'), str(tmp_path))
+
+
+def test_sample_grids_are_of_the_averaged_weights(
+  tiny, trained, runs, monkeypatch, tmp_path
+):
+  shutil.copytree(trained, tmp_path / 'run')
+  shutil.rmtree(tmp_path / 'run' / 'checkpoints' / '8')
+  given = []
+  draw = loop.samples_lib.Sampler.draw
+
+  def watch(self, params):
+    given.append(jax.tree.map(np.array, params))
+    return draw(self, params)
+
+  monkeypatch.setattr(loop.samples_lib.Sampler, 'draw', watch)
+  loop.train(config(tiny, 'train.sample_every=8'), str(tmp_path / 'run'))
+  state = runs.state(tmp_path / 'run', 8)
+  (params,) = given
+  jax.tree.map(np.testing.assert_array_equal, params, state.ema_params)
+  differ = jax.tree.map(lambda a, b: (a != b).any(), params, state.params)
+  assert all(jax.tree.leaves(differ))
+
+
 def test_a_changed_config_may_be_allowed(
   tiny, trained, runs, bad_records, tmp_path
 ):
