@@ -51,27 +51,39 @@ class TooLargeError(Exception):
   """A picture of more than `MAX_PIXELS`, by its header."""
 
 
+class TooSmallError(Exception):
+  """A picture with a shorter side than is of use, by its header."""
+
+
 @contextlib.contextmanager
 def opened(
   encoded: bytes,
   *,
   formats: Collection[str] | None = None,
+  min_side: int = 1,
 ) -> Iterator[Image.Image]:
   """Opens an encoded picture; its pixels are decoded.
+
+  Sizes are read in the header, so that what is refused for its size costs
+  nothing to decode.
 
   Args:
     encoded: the file's bytes.
     formats: names of Pillow's, that are accepted; None is all.
+    min_side: least pixels of the shorter side.
 
   Raises:
     DamagedError: where it is not a picture, or what is done with it within
       the context fails as on one that is damaged.
     TooLargeError: where it claims too many pixels.
+    TooSmallError: where its shorter side is shorter.
   """
   try:
     with Image.open(io.BytesIO(encoded), formats=formats) as image:
       if image.width * image.height > MAX_PIXELS:
         raise TooLargeError
+      if min(image.size) < min_side:
+        raise TooSmallError
       image.load()
       yield image
   except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -80,7 +92,7 @@ def opened(
     raise DamagedError from error
 
 
-def decode(encoded: bytes) -> np.ndarray:
+def decode(encoded: bytes, *, min_side: int = 1) -> np.ndarray:
   """Returns an encoded picture as uint8 [H, W, 3].
 
   Transparency is laid on white; a camera's orientation tag is obeyed; an
@@ -88,12 +100,14 @@ def decode(encoded: bytes) -> np.ndarray:
 
   Args:
     encoded: the file's bytes, in one of `FORMATS`.
+    min_side: least pixels of the shorter side.
 
   Raises:
     DamagedError: where it is not such a picture.
     TooLargeError: where it claims too many pixels.
+    TooSmallError: where its shorter side is shorter.
   """
-  with opened(encoded, formats=FORMATS) as image:
+  with opened(encoded, formats=FORMATS, min_side=min_side) as image:
     # Asking each picture for tags would cost more than some take to decode.
     if 'exif' in image.info:
       image = ImageOps.exif_transpose(image)

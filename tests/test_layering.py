@@ -39,6 +39,7 @@ FLOORS = {
   'imagen_jax.train.state': 2,
   'imagen_jax.train.optimizer': 2,
   'imagen_jax.train.metrics': 2,
+  'imagen_jax.train.reading': 2,
   'imagen_jax.train.checkpoint': 2,
   'imagen_jax.train.stopping': 2,
   'imagen_jax.train.step': 3,

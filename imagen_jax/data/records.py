@@ -4,8 +4,9 @@ A dataset is a folder that TFDS wrote in ArrayRecord form, with the features
 `image` (an encoded picture), `captions` (several texts) or `caption` (one),
 and, if it has one, `key` (a name that a person can look up).
 
-A record that cannot be used raises `BadRecordError` with one of a few reasons,
-so that they can be counted.
+A record that cannot be used raises `BadRecordError`, or `DroppedRecordError`
+where nothing is wrong with it, with one of a few reasons, so that they can be
+counted.
 """
 
 import dataclasses
@@ -21,7 +22,11 @@ HELDOUT = 'heldout'
 
 
 class BadRecordError(Exception):
-  """A record that cannot be used; its text is the reason, one of a few."""
+  """A record that is damaged; its text is the reason, one of a few."""
+
+
+class DroppedRecordError(Exception):
+  """A record that is sound, but of no use to the stage; as `BadRecordError`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +86,7 @@ class Records:
     name: of the task.
     split: a split's name, or a part of one.
     license: of the pictures, with the attribution that it asks for, or ''.
-    min_size: pictures with a shorter side are bad.
+    min_size: pictures with a shorter side are dropped.
     info_json: what the dataset says of itself.
   """
 
@@ -99,7 +104,7 @@ class Records:
       name: of the task, for messages.
       builder: from `open_builder`.
       split: a split's name, or a part of one such as 'train[:90%]'.
-      min_size: pictures with a shorter side are bad.
+      min_size: pictures with a shorter side are dropped.
 
     Raises:
       ValueError: where there is no such split, or it is empty.
@@ -150,19 +155,25 @@ class Records:
     """Returns a record, decoded.
 
     Raises:
-      BadRecordError: where it cannot be used.
+      BadRecordError: where it is damaged.
+      DroppedRecordError: where its picture is too small, by its header: it is
+        not decoded, since most of a set may be.
     """
     features = self._features(index)
     captions = _good_captions(features[self._captions])
     encoded = features['image'].bytes_list.value
     try:
-      image = pictures.decode(encoded[0] if encoded else b'')
+      image = pictures.decode(
+        encoded[0] if encoded else b'', min_side=self.min_size
+      )
+    except pictures.TooSmallError:
+      raise DroppedRecordError(
+        f'shorter side under {self.min_size} pixels'
+      ) from None
     except pictures.TooLargeError:
       raise BadRecordError('picture too large') from None
     except pictures.DamagedError as error:
       raise BadRecordError('undecodable picture') from error
-    if min(image.shape[:2]) < self.min_size:
-      raise BadRecordError('picture too small')
     return Record(image, captions, self._key(index, features))
 
   def _features(self, index):

@@ -36,6 +36,7 @@ def task_name(config: config_lib.Config, name: str) -> str:
       data.max_bad_share,
       stage.image_size,
       stage.lowres_size,
+      stage.whole_size,
     )
   )
   digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
@@ -77,7 +78,7 @@ def _register_task(config, task):
   source = source_lib.PictureSource(
     task.name,
     task.path,
-    min_size=stage.image_size,
+    min_size=stage.output_size,
     max_bad_share=config.data.max_bad_share,
   )
   source.records(task.split)  # Refuses a split that is not there.
@@ -101,7 +102,7 @@ def _register_task(config, task):
     source=source,
     preprocessors=[
       preprocess.choose_caption,
-      functools.partial(preprocess.crop_square, crop=config.data.crop),
+      *_crops(stage, config.data.crop),
       functools.partial(
         preprocess.resize,
         image_size=stage.image_size,
@@ -112,6 +113,16 @@ def _register_task(config, task):
     # The source permutes whole epochs; a buffer of pictures adds nothing.
     shuffle_buffer_size=None,
   )
+
+
+def _crops(stage, crop):
+  """The preprocessors that cut the square that the stage is trained on."""
+  if stage.whole_size is None:
+    return [functools.partial(preprocess.crop_square, crop=crop)]
+  return [
+    functools.partial(preprocess.shrink_whole, size=stage.whole_size),
+    functools.partial(preprocess.cut_square, size=stage.image_size, crop=crop),
+  ]
 
 
 def task(config: config_lib.Config, name: str) -> seqio.Task:

@@ -79,7 +79,6 @@ def test_unusable_captions_beside_a_usable_one_are_left_out(toy, tmp_path):
     (b'not a picture', 'undecodable picture'),
     ('truncated', 'undecodable picture'),
     ('flipped', 'undecodable picture'),
-    ('small', 'picture too small'),
     ('huge', 'picture too large'),
   ],
 )
@@ -91,17 +90,35 @@ def test_a_record_without_a_usable_picture_is_bad(
   damaged = {
     'truncated': good[: len(good) // 2],
     'flipped': good[:60] + bytes([good[60] ^ 255]) + good[61:],
-    'small': toy.encode(toy.picture(0, height=7)),
     # A header that claims 20,000 pixels on a side.
     'huge': bmp[:18] + (20_000).to_bytes(4, 'little') * 2 + bmp[26:],
   }
   one = {**toy.example(0), 'image': damaged.get(encoded, encoded)}
   path = toy.write(tmp_path / 'bad', {'train': [one]})
-  records = open_records(path, min_size=8)
+  records = open_records(path)
   with pytest.raises(records_lib.BadRecordError, match=f'^{reason}$'):
     records.read(0)
   assert records.key(0) == 'k0'
   assert records.captions(0) == ('picture 0',)
+
+
+@pytest.mark.parametrize('height, width', [(7, 30), (30, 7), (1, 1)])
+def test_a_small_picture_is_dropped_by_its_header(toy, tmp_path, height, width):
+  one = toy.example(0, height, width)
+  # That its pixels are damaged is not seen: they are not decoded.
+  one['image'] = one['image'][:45]
+  records = open_records(toy.write(tmp_path / 'small', {'train': [one]}))
+  with pytest.raises(records_lib.BadRecordError, match='undecodable'):
+    records.read(0)
+  records = open_records(str(tmp_path / 'small'), min_size=8)
+  words = '^shorter side under 8 pixels$'
+  with pytest.raises(records_lib.DroppedRecordError, match=words):
+    records.read(0)
+
+
+def test_a_picture_that_is_just_large_enough_is_read(toy, tmp_path):
+  path = toy.write(tmp_path / 'just', {'train': [toy.example(0, 8, 9)]})
+  assert open_records(path, min_size=8).read(0).image.shape == (8, 9, 3)
 
 
 def test_a_damaged_file_is_a_bad_record(toy, tmp_path):

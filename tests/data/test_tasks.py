@@ -23,9 +23,11 @@ def test_configs_that_read_differently_do_not_clash(toy, twenty, eleven):
     toy.config(('a', twenty), image_size=4),
     toy.config(('a', twenty), lowres_size=4),
     toy.config(('a', twenty), crop='random'),
+    toy.config(('a', twenty), image_size=4, lowres_size=2),
+    toy.config(('a', twenty), image_size=4, lowres_size=2, whole_size=8),
   ]
   names = {tasks_lib.task(config, 'a').name for config in [one, *others]}
-  assert len(names) == 5
+  assert len(names) == 7
   longer = dataclasses.replace(
     one, train=dataclasses.replace(one.train, num_steps=7)
   )

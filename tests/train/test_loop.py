@@ -185,21 +185,35 @@ def test_a_changed_config_may_be_allowed(
   text = (tmp_path / 'run' / 'config.json').read_text()
   assert config_lib.from_json(text) == cfg
   text = (tmp_path / 'run' / 'metrics.jsonl').read_text()
-  assert json.loads(text.splitlines()[-1])['bad_records'] == 3
+  line = json.loads(text.splitlines()[-1])
+  assert (line['records_read'], line['bad_records']) == (9, 3)
+  assert (line['dropped_records'], line['dropped_share']) == (3, 1 / 3)
 
 
 @pytest.fixture
 def bad_records(monkeypatch):
-  """Has every loader say that it found three."""
-  counts = {'some': {'seen': 9, 'bad': {'truncated': 2, 'empty': 1}}}
+  """Has every loader say that it found three bad ones, and dropped three."""
+  some = {
+    'seen': 9,
+    'bad': {'truncated': 2, 'empty': 1},
+    'dropped': {'too small': 3},
+  }
+  counts = {'some': some}
   tally = loop.loader_lib.tally_lib.Tally
   monkeypatch.setattr(tally, 'counts', lambda self: counts)
   monkeypatch.setattr(tally, 'table', lambda self: '  some: truncated')
 
 
-def test_bad_records_are_told_at_the_end(tiny, trained, bad_records, capfd):
+def test_what_was_left_out_is_told_at_the_end(
+  tiny, trained, bad_records, capfd
+):
   loop.train(config(tiny), str(trained))
-  assert 'bad records were skipped:\n  some: trunc' in capfd.readouterr().err
+  said = capfd.readouterr().err
+  assert (
+    'records that were left out, on all hosts:\n'
+    '  some: 3 bad and 3 dropped of 9 records read\n'
+  ) in said
+  assert 'bad ones of the first host:\n  some: truncated' in said
 
 
 @pytest.mark.parametrize('every', [1, 4])
