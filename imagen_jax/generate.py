@@ -214,7 +214,7 @@ def generate(
   encoded = jax.tree.map(np.asarray, encoded)
 
   edits = pictures and [
-    editing.edit_of(*pictures, stage.image_size) for stage in draw.stages
+    editing.edit_of(*pictures, stage.output_size) for stage in draw.stages
   ]
   own = [stage.sample.guidance_weight for stage in draw.stages]
   guidance_weights = [weight or own for weight in guidance_weights]

@@ -25,6 +25,7 @@ FLOORS = {
   'imagen_jax.config': 0,
   'imagen_jax.structs': 0,
   'imagen_jax.grid': 0,
+  'imagen_jax.pictures': 0,
   'imagen_jax.presets': 0,
   'imagen_jax.editing': 1,
   'imagen_jax.diffusion': 1,
@@ -38,6 +39,7 @@ FLOORS = {
   'imagen_jax.train.state': 2,
   'imagen_jax.train.optimizer': 2,
   'imagen_jax.train.metrics': 2,
+  'imagen_jax.train.reading': 2,
   'imagen_jax.train.checkpoint': 2,
   'imagen_jax.train.stopping': 2,
   'imagen_jax.train.step': 3,
@@ -71,6 +73,7 @@ NEVER = {
   'imagen_jax.data': ('jax', 'flax', 'optax'),
   'imagen_jax.synthetic': ('jax', 'flax', 'optax'),
   'imagen_jax.grid': ('jax', 'flax'),
+  'imagen_jax.pictures': ('jax', 'flax'),
   'imagen_jax.diffusion': ('flax', 'optax'),
   'imagen_jax.models': ('optax',),
 }

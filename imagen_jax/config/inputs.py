@@ -79,9 +79,11 @@ class DataConfig:
 
   Attributes:
     tasks: the mixture's parts.
-    crop: 'center' or 'random': which square of a picture is kept.
-    max_bad_share: largest share of records that may be skipped as unreadable
-      before the run stops.
+    crop: 'center' or 'random': which square of a picture is kept: the largest,
+      or one of `stage.image_size` where there is a `stage.whole_size`.
+    max_bad_share: largest share of records that may be skipped as damaged
+      before the run stops. Pictures too small for the stage are left out too,
+      but nothing is wrong with them: they are counted apart.
     prefetch: batches prepared ahead.
   """
 

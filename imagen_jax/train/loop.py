@@ -15,6 +15,7 @@ from imagen_jax.text import store as store_lib
 from imagen_jax.train import checkpoint
 from imagen_jax.train import metrics as metrics_lib
 from imagen_jax.train import optimizer
+from imagen_jax.train import reading
 from imagen_jax.train import samples as samples_lib
 from imagen_jax.train import state as state_lib
 from imagen_jax.train import step as step_lib
@@ -127,7 +128,7 @@ def train(
           _check_finite(interval, step, saved)
           values = interval.flush()
           values['data_wait_seconds'] = loader.wait_seconds - waited
-          values['bad_records'] = _num_bad(loader)
+          values |= reading.metrics(_records_read(loader, config))
           waited = loader.wait_seconds
           writer.write(step, values)
         if sampler and _is_time(step, config.train.sample_every, config):
@@ -145,8 +146,12 @@ def train(
           saved = step
         if signal and step < config.train.num_steps:
           return Outcome(step, signal)
-      if _num_bad(loader):
-        writer.say(f'bad records were skipped:\n{loader.tally.table()}')
+      left_out = reading.table(_records_read(loader, config), _tasks(config))
+      if left_out:
+        writer.say(f'records that were left out, on all hosts:\n{left_out}')
+      # Their keys are known to the host that read them.
+      if loader.tally.table():
+        writer.say(f'bad ones of the first host:\n{loader.tally.table()}')
   return Outcome(max(start_step, config.train.num_steps), None)
 
 
@@ -166,10 +171,14 @@ def _check_finite(interval, step, saved):
     )
 
 
-def _num_bad(loader):
-  """Records that this host has skipped since it started."""
-  counts = loader.tally.counts().values()
-  return sum(sum(task['bad'].values()) for task in counts)
+def _tasks(config):
+  """The names of the tasks, in an order that all hosts have."""
+  return [task.name for task in config.data.tasks]
+
+
+def _records_read(loader, config):
+  """Records that hosts have read since they started; see `reading`."""
+  return reading.over_hosts(loader.tally.counts(), _tasks(config))
 
 
 def _to_batch(rows):
@@ -194,9 +203,19 @@ def _open_store(config):
 
 
 def _make_sampler(config, store, online, mesh):
-  """The sampler of held-out captions; None where `train.sample_every` is 0."""
+  """The sampler of held-out captions; None where `train.sample_every` is 0.
+
+  Raises:
+    ValueError: where a task has nothing held out.
+  """
   if not config.train.sample_every:
     return None
+  for name in tasks_lib.without_heldout(config):
+    raise ValueError(
+      f'train.sample_every is {config.train.sample_every}, but '
+      f'data.tasks[{name}] has no {tasks_lib.HELDOUT!r} split; accepted: a '
+      'dataset that has one, or train.sample_every=0'
+    )
   num = config.train.num_samples
   some = dataclasses.replace(
     config, train=dataclasses.replace(config.train, batch_size=num)

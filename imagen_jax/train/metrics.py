@@ -6,6 +6,7 @@ import sys
 import time
 
 from etils import epath
+import jax
 import numpy as np
 from tensorboard.compat.proto import event_pb2
 from tensorboard.compat.proto import summary_pb2
@@ -160,9 +161,11 @@ class Interval:
 
   def state(self) -> list[dict]:
     """What was kept, fetched: numbers that JSON can hold, exactly."""
+    # All at once: to wait for one number after another takes a round trip to
+    # the device for each of some hundreds.
     self._steps = [
       {name: float(value) for name, value in metrics.items()}
-      for metrics in self._steps
+      for metrics in jax.device_get(self._steps)
     ]
     return list(self._steps)
 

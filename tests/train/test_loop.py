@@ -135,6 +135,42 @@ def test_refused_before_the_first_step(tiny, trained, assignments, words):
   assert (trained / 'metrics.jsonl').read_text() == before
 
 
+def test_sample_grids_without_held_out_captions_are_refused(
+  tiny, tmp_path, monkeypatch
+):
+  """And both ways out are told, of which one is taken."""
+  monkeypatch.setattr(loop.tasks_lib.source_lib.PictureSource, 'num_heldout', 0)
+  words = (
+    r"train.sample_every is 5, but data.tasks\[some\] has no 'heldout' split; "
+    'accepted: a dataset that has one, or train.sample_every=0$'
+  )
+  with pytest.raises(ValueError, match=words):
+    loop.train(config(tiny, 'train.sample_every=5'), str(tmp_path))
+  assert not (tmp_path / 'metrics.jsonl').exists()
+  loop.train(config(tiny, 'train.num_steps=1'), str(tmp_path))
+
+
+def test_sample_grids_are_of_the_averaged_weights(
+  tiny, trained, runs, monkeypatch, tmp_path
+):
+  shutil.copytree(trained, tmp_path / 'run')
+  shutil.rmtree(tmp_path / 'run' / 'checkpoints' / '8')
+  given = []
+  draw = loop.samples_lib.Sampler.draw
+
+  def watch(self, params):
+    given.append(jax.tree.map(np.array, params))
+    return draw(self, params)
+
+  monkeypatch.setattr(loop.samples_lib.Sampler, 'draw', watch)
+  loop.train(config(tiny, 'train.sample_every=8'), str(tmp_path / 'run'))
+  state = runs.state(tmp_path / 'run', 8)
+  (params,) = given
+  jax.tree.map(np.testing.assert_array_equal, params, state.ema_params)
+  differ = jax.tree.map(lambda a, b: (a != b).any(), params, state.params)
+  assert all(jax.tree.leaves(differ))
+
+
 def test_a_changed_config_may_be_allowed(
   tiny, trained, runs, bad_records, tmp_path
 ):
@@ -149,21 +185,35 @@ def test_a_changed_config_may_be_allowed(
   text = (tmp_path / 'run' / 'config.json').read_text()
   assert config_lib.from_json(text) == cfg
   text = (tmp_path / 'run' / 'metrics.jsonl').read_text()
-  assert json.loads(text.splitlines()[-1])['bad_records'] == 3
+  line = json.loads(text.splitlines()[-1])
+  assert (line['records_read'], line['bad_records']) == (9, 3)
+  assert (line['dropped_records'], line['dropped_share']) == (3, 1 / 3)
 
 
 @pytest.fixture
 def bad_records(monkeypatch):
-  """Has every loader say that it found three."""
-  counts = {'some': {'seen': 9, 'bad': {'truncated': 2, 'empty': 1}}}
+  """Has every loader say that it found three bad ones, and dropped three."""
+  some = {
+    'seen': 9,
+    'bad': {'truncated': 2, 'empty': 1},
+    'dropped': {'too small': 3},
+  }
+  counts = {'some': some}
   tally = loop.loader_lib.tally_lib.Tally
   monkeypatch.setattr(tally, 'counts', lambda self: counts)
   monkeypatch.setattr(tally, 'table', lambda self: '  some: truncated')
 
 
-def test_bad_records_are_told_at_the_end(tiny, trained, bad_records, capfd):
+def test_what_was_left_out_is_told_at_the_end(
+  tiny, trained, bad_records, capfd
+):
   loop.train(config(tiny), str(trained))
-  assert 'bad records were skipped:\n  some: trunc' in capfd.readouterr().err
+  said = capfd.readouterr().err
+  assert (
+    'records that were left out, on all hosts:\n'
+    '  some: 3 bad and 3 dropped of 9 records read\n'
+  ) in said
+  assert 'bad ones of the first host:\n  some: truncated' in said
 
 
 @pytest.mark.parametrize('every', [1, 4])
