@@ -1,6 +1,7 @@
 """Training with the encoder in the program gives the losses of the store."""
 
 import dataclasses
+import pathlib
 import shutil
 
 import pytest
@@ -91,6 +92,16 @@ def test_a_run_goes_on_online_bit_for_bit(
   loop.train(online, str(tmp_path / 'run'))
   runs.assert_same(tmp_path / 'run', expected, 8)
   assert picture(tmp_path / 'run') == picture(expected)
+
+
+def test_online_is_of_the_encoder_of_the_checkpoint(cfg, from_store, tmp_path):
+  shutil.copytree(from_store, tmp_path / 'run')
+  other = pathlib.Path(cfg.text.checkpoint).parent / 't5_1_1_bf16'
+  changed = config_lib.override(
+    cfg, ['text.online=true', f'text.checkpoint={other}']
+  )
+  with pytest.raises(ValueError, match=r'differs .*: text.checkpoint \(finger'):
+    loop.train(changed, str(tmp_path / 'run'))
 
 
 def test_captions_that_the_store_lacks_are_told_before_the_first_step(
