@@ -47,7 +47,7 @@ def store(tmp_path):
 def rewrite(store, records, keys=None):
   """Replaces shard 1's records, with hashes as if it had been written so."""
   (name,) = store.glob('part-000/shard-000001*.array_record')
-  writer = write_store.array_record_module.ArrayRecordWriter(
+  writer = verify_lib.array_record_module.ArrayRecordWriter(
     str(name), 'group_size:1,uncompressed'
   )
   for record in records:
@@ -65,7 +65,7 @@ def rewrite(store, records, keys=None):
 def read(store):
   """Shard 1's records and keys."""
   (name,) = store.glob('part-000/shard-000001*.array_record')
-  reader = write_store.array_record_module.ArrayRecordReader(str(name))
+  reader = verify_lib.array_record_module.ArrayRecordReader(str(name))
   return list(reader.read_all()), np.load(name.with_suffix('.npy'))
 
 
