@@ -273,6 +273,15 @@ def test_another_identity_is_refused(tmp_path):
     write(tmp_path, identity=other)
 
 
+@pytest.mark.parametrize('name', IDENTITY)
+def test_what_differs_is_named(name):
+  manifest = {'identity': IDENTITY}
+  other = IDENTITY | {name: 'other'}
+  words = rf"config asks for: {name} is {IDENTITY[name]!r} in the store, 'othe"
+  with pytest.raises(ValueError, match=words):
+    manifest_lib.check_identity('s', manifest, other)
+
+
 def test_check_compares_config_and_weights(tmp_path, monkeypatch):
   write(tmp_path)
   store = store_lib.EmbeddingStore(tmp_path)
@@ -371,7 +380,8 @@ def test_what_is_no_store_is_refused(tmp_path):
 
 @pytest.mark.parametrize('memory_bytes', [0, 2**20])
 @pytest.mark.parametrize(
-  'damage', ['no index', 'short index', 'no shard', 'short shard']
+  'damage',
+  ['no index', 'short index', 'empty index', 'no shard', 'short shard'],
 )
 def test_a_damaged_shard_is_refused(tmp_path, damage, memory_bytes):
   write(tmp_path)
@@ -379,6 +389,8 @@ def test_a_damaged_shard_is_refused(tmp_path, damage, memory_bytes):
   index = shard.with_suffix('.npy')
   if damage == 'no index':
     index.unlink()
+  elif damage == 'empty index':
+    index.write_bytes(b'')
   elif damage == 'short index':
     index.write_bytes(index.read_bytes()[:-16])
   elif damage == 'no shard':
