@@ -204,7 +204,10 @@ def generate(
   if text_vocabulary:
     text_config = dataclasses.replace(text_config, vocabulary=text_vocabulary)
   agreement.check_encoder(text_config, stages)
-  encoded = encoder_lib.TextEncoder(text_config).encode(prompts)
+  # Its weights are sharded, as the largest encoders do not fit one chip.
+  whole = config.MeshConfig(data=1, fsdp=-1)
+  mesh = sharding.make_mesh(whole) if jax.device_count() > 1 else None
+  encoded = encoder_lib.TextEncoder(text_config, mesh).encode(prompts)
   encoded = jax.tree.map(np.asarray, encoded)
 
   edits = pictures and [

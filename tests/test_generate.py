@@ -181,9 +181,10 @@ def test_another_place_of_the_text_encoder(
   seen = []
   encoder = generate.encoder_lib.TextEncoder
 
-  def make(text):
+  def make(text, mesh):
+    assert mesh.shape['fsdp'] == len(jax.devices())
     seen.append([text.checkpoint, text.vocabulary])
-    return encoder(text)
+    return encoder(text, mesh)
 
   monkeypatch.setattr(generate.encoder_lib, 'TextEncoder', make)
   options = dict(zip(('text_checkpoint', 'text_vocabulary'), places))
