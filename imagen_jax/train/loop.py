@@ -114,6 +114,8 @@ def train(
       if first_host:
         path = epath.Path(workdir) / 'config.json'
         path.write_text(config_lib.to_json(config))
+      cut = _Cut(store, online, config.text.max_length)
+      cut.say(writer)
       interval = metrics_lib.Interval(config.train.batch_size, kept)
       saved, waited = start_step, 0.0
       previous = None
@@ -136,6 +138,7 @@ def train(
           values['bad_records'] = _num_bad(loader)
           waited = loader.wait_seconds
           writer.write(step, values)
+          cut.say(writer)
         if sampler and _is_time(step, config.train.sample_every, config):
           samples = sampler.draw(state.ema_params)
           if first_host:
@@ -170,6 +173,30 @@ def _check_finite(interval, step, saved):
       f'{name} is {value} at step {step - ago}, in the interval that ends with '
       f'step {step}; the last checkpoint is of step {saved}'
     )
+
+
+class _Cut:
+  """Tells of captions that are longer than they may be, as they double."""
+
+  def __init__(self, store, online, max_length):
+    self._store, self._online = store, online
+    self._max_length = max_length
+    self._told = 0
+
+  def say(self, writer):
+    if self._store:
+      manifest = self._store.manifest
+      cut, every = manifest['num_cut'], manifest['num_captions']
+      where = 'of text.store'
+    else:
+      cut, every = self._online.num_cut, self._online.num_captions
+      where = 'that this host has encoded'
+    if cut and cut >= 2 * self._told:
+      writer.say(
+        f'{cut} of {every} captions {where} were cut to text.max_length, '
+        f'{self._max_length} tokens'
+      )
+      self._told = cut
 
 
 def _num_bad(loader):
