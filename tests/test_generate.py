@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -281,22 +282,38 @@ def test_stages_of_two_text_encoders_are_refused(exports):
   text = generate.dataclasses.replace(sr.text, max_length=7)
   other = generate.dataclasses.replace(sr, text=text)
   mesh = sharding.make_mesh(config_lib.MeshConfig())
-  words = r"stage 'tiny32' has another text.max_length \(7\) than the base \(6"
+  words = r"stage 'tiny32' has another text.max_length \(7\) than the stages"
   with pytest.raises(ValueError, match=words):
     generate.Cascade([base, other], mesh)
 
 
-def test_another_place_of_the_text_encoder(run, monkeypatch):
+def test_another_place_of_the_text_encoder(
+  run, tiny, monkeypatch, tmp_path, caplog
+):
+  """The same weights and vocabulary, elsewhere; no other ones."""
+  text = config_lib.load(tiny).text
+  shutil.copytree(text.checkpoint, tmp_path / 'moved')
+  shutil.copy(text.vocabulary, tmp_path / 'moved.json')
+  places = [str(tmp_path / name) for name in ('moved', 'moved.json')]
   seen = []
   encoder = generate.encoder_lib.TextEncoder
 
-  def make(text):
-    seen.append(text.checkpoint)
-    return encoder(text)
+  def make(text, mesh):
+    assert mesh.shape['fsdp'] == len(jax.devices())
+    seen.append([text.checkpoint, text.vocabulary])
+    return encoder(text, mesh)
 
   monkeypatch.setattr(generate.encoder_lib, 'TextEncoder', make)
-  run('out', prompts=PROMPTS[:1], text_checkpoint='elsewhere')
-  assert seen == ['elsewhere']
+  options = dict(zip(('text_checkpoint', 'text_vocabulary'), places))
+  run('out', prompts=PROMPTS[:1], rows=('base', 'sr'), **options)
+  assert seen == [places]
+  assert not caplog.records
+
+  other = str(pathlib.Path(text.checkpoint).parent / 't5_1_1_bf16')
+  words = "t5_1_1_bf16 is not the text encoder that stage 'tiny16' was trained"
+  with pytest.raises(ValueError, match=words):
+    run('other', text_checkpoint=other)
+  assert len(seen) == 1
 
 
 def test_a_folder_that_cannot_be_is_refused_first(run, tmp_path, monkeypatch):

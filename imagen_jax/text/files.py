@@ -102,6 +102,41 @@ def read(path: str, field: str) -> bytes | None:
   return bytes(result.value) if result.state == 'value' else None
 
 
+def read_spans(
+  spans: list[tuple[str, int | None, int | None]], field: str
+) -> list[bytes | None]:
+  """Returns bytes `start` to `stop` - 1 of files, read side by side.
+
+  Args:
+    spans: (resolved path, start, stop); None is the file's own.
+    field: named in errors.
+
+  Returns:
+    What stands there; None where there is no such file.
+
+  Raises:
+    ValueError: where the storage cannot be reached or a file not be read.
+  """
+  opened, reading = {}, []
+  try:
+    for path, start, stop in spans:
+      folder, _, name = path.rpartition('/')
+      if folder not in opened:
+        spec = kvstore(folder, folder=True)
+        opened[folder] = ts.KvStore.open(spec, context=CONTEXT).result()
+      part = slice(start, stop)
+      reading.append(opened[folder].read(name, byte_range=part))
+    results = [future.result() for future in reading]
+  except ValueError as error:
+    raise unreadable(field, spans[len(reading) - 1][0], error) from error
+  return [bytes(r.value) if r.state == 'value' else None for r in results]
+
+
+def in_bucket(path: str) -> bool:
+  """Returns whether a resolved path is an object of a bucket."""
+  return path.startswith('gs://')
+
+
 def is_file(path: str, field: str) -> bool:
   """Returns whether a resolved path is a file; raises what `read` raises."""
   if not path.startswith('gs://'):
@@ -113,14 +148,18 @@ def names(path: str, prefix: str, field: str) -> list[str]:
   """Returns the files below a resolved folder that start with `prefix`."""
   if not path.startswith('gs://') and not os.path.isdir(path):
     return []
-  # One past the prefix's last character ends the range of keys.
-  end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
   try:
     store = ts.KvStore.open(kvstore(path, folder=True), context=CONTEXT)
-    keys = store.result().list(ts.KvStore.KeyRange(prefix, end)).result()
+    span = ts.KvStore.KeyRange(prefix, after(prefix))
+    keys = store.result().list(span).result()
   except ValueError as error:
     raise unreadable(field, path, error) from error
   return [key.decode() for key in keys]
+
+
+def after(prefix: str) -> str:
+  """Returns the first name after all that start with `prefix`."""
+  return prefix[:-1] + chr(ord(prefix[-1]) + 1)
 
 
 def unreadable(field: str, path: str, error: Exception) -> ValueError:

@@ -10,6 +10,7 @@ from imagen_jax import sharding
 from imagen_jax import structs
 from imagen_jax.data import loader as loader_lib
 from imagen_jax.data import tasks as tasks_lib
+from imagen_jax.text import identity as identity_lib
 from imagen_jax.text import online as online_lib
 from imagen_jax.text import store as store_lib
 from imagen_jax.train import checkpoint
@@ -50,11 +51,13 @@ def train(
   Args:
     config: the run.
     workdir: a folder, local or in a bucket: checkpoints, metrics, samples.
-    allow_config_change: resume although the config has changed.
+    allow_config_change: resume although the config, or the text encoder that
+      lies where it says, has changed.
 
   Raises:
     ValueError: where the config does not fit the machine, the data, the store
-      or the checkpoint; before the first step.
+      or the checkpoint, or the text encoder is not the checkpoint's; before
+      the first step.
     FloatingPointError: where a loss or gradient is not finite, before the
       next line of metrics or checkpoint is written.
     OSError: where the workdir cannot be written.
@@ -63,6 +66,9 @@ def train(
   mesh = sharding.make_mesh(config.mesh)
   rows = sharding.local_rows(mesh, config.train.batch_size, config.mesh)
   store = None if config.text.online else _open_store(config)
+  identity = (
+    store.manifest['identity'] if store else identity_lib.of(config.text)
+  )
 
   with (
     sharding.use_mesh(mesh, config.mesh),
@@ -74,9 +80,10 @@ def train(
   ):
     start_step = checkpointer.latest() or 0
     if start_step:
-      _check_config(
-        checkpointer.config(start_step), config, allow_config_change
-      )
+      found = checkpointer.identity(start_step)
+      changes = config_lib.differences(checkpointer.config(start_step), config)
+      changes += identity_lib.changes(found, identity) if found else []
+      _check_changes(changes, allow_config_change)
     online = None
     if config.text.online:
       online = online_lib.Online(config.text, mesh)
@@ -106,9 +113,16 @@ def train(
       writer.say(_describe(config, mesh, state, start_step))
       if text := _warn_of_copies(state, mesh):
         writer.say(text)
+      if start_step and not found:
+        writer.say(
+          f'the checkpoint of step {start_step} has no identity of its text '
+          'encoder; this one is taken for it'
+        )
       if first_host:
         path = epath.Path(workdir) / 'config.json'
         path.write_text(config_lib.to_json(config))
+      cut = _Cut(store, online, config.text.max_length)
+      cut.say(writer)
       interval = metrics_lib.Interval(config.train.batch_size, kept)
       saved, waited = start_step, 0.0
       previous = None
@@ -131,6 +145,7 @@ def train(
           values |= reading.metrics(_records_read(loader, config))
           waited = loader.wait_seconds
           writer.write(step, values)
+          cut.say(writer)
         if sampler and _is_time(step, config.train.sample_every, config):
           samples = sampler.draw(state.ema_params)
           if first_host:
@@ -142,7 +157,7 @@ def train(
           _check_finite(interval, step, saved)
           writer.flush()
           position = {'loader': loader.state(), 'interval': interval.state()}
-          checkpointer.save(state, position, config)
+          checkpointer.save(state, position, config, identity)
           saved = step
         if signal and step < config.train.num_steps:
           return Outcome(step, signal)
@@ -179,6 +194,30 @@ def _tasks(config):
 def _records_read(loader, config):
   """Records that hosts have read since they started; see `reading`."""
   return reading.over_hosts(loader.tally.counts(), _tasks(config))
+
+
+class _Cut:
+  """Tells of captions that are longer than they may be, as they double."""
+
+  def __init__(self, store, online, max_length):
+    self._store, self._online = store, online
+    self._max_length = max_length
+    self._told = 0
+
+  def say(self, writer):
+    if self._store:
+      manifest = self._store.manifest
+      cut, every = manifest['num_cut'], manifest['num_captions']
+      where = 'of text.store'
+    else:
+      cut, every = self._online.num_cut, self._online.num_captions
+      where = 'that this host has encoded'
+    if cut and cut >= 2 * self._told:
+      writer.say(
+        f'{cut} of {every} captions {where} were cut to text.max_length, '
+        f'{self._max_length} tokens'
+      )
+      self._told = cut
 
 
 def _to_batch(rows):
@@ -229,8 +268,7 @@ def _make_sampler(config, store, online, mesh):
   return samples_lib.Sampler(config, examples, mesh)
 
 
-def _check_config(old, new, allowed):
-  changes = config_lib.differences(old, new)
+def _check_changes(changes, allowed):
   if changes and not allowed:
     raise ValueError(
       "the config differs from the checkpoint's: "

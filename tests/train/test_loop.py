@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import shutil
 import signal
 
@@ -12,6 +13,10 @@ import pytest
 from tensorboard.backend.event_processing import event_accumulator
 
 from imagen_jax import config as config_lib
+from imagen_jax.data import tasks
+from imagen_jax.text import identity
+from imagen_jax.text import write_store
+from imagen_jax.train import checkpoint
 from imagen_jax.train import loop
 from imagen_jax.train import metrics as metrics_lib
 
@@ -188,6 +193,53 @@ def test_a_changed_config_may_be_allowed(
   line = json.loads(text.splitlines()[-1])
   assert (line['records_read'], line['bad_records']) == (9, 3)
   assert (line['dropped_records'], line['dropped_share']) == (3, 1 / 3)
+
+
+@pytest.fixture
+def others(tiny, tiny_encoder, tmp_path):
+  """Settings for other weights of the same name, and a store of theirs."""
+  other = pathlib.Path(config(tiny).text.checkpoint).parent / 't5_1_1_bf16'
+  store = str(tmp_path / 'store')
+  settings = [f'text.checkpoint={other}', f'text.store={store}']
+  cfg = config(tiny, *settings)
+  said = identity.of(cfg.text)
+  write_store.write(store, tasks.captions(cfg), tiny_encoder(cfg.text), said)
+  return settings, said
+
+
+def test_another_encoder_of_the_same_name_is_refused(
+  tiny, trained, runs, others, tmp_path
+):
+  settings, said = others
+  run = tmp_path / 'run'
+  shutil.copytree(trained, run)
+  shutil.rmtree(run / 'checkpoints' / '8')
+  cfg = config(tiny, *settings)
+  words = (
+    r"^the config differs from the checkpoint's: text.checkpoint "
+    rf"\(fingerprint\): '\w+' -> '{said['checkpoint']}'; accepted: the same"
+  )
+  with pytest.raises(ValueError, match=words):
+    loop.train(cfg, str(run))
+  assert runs.steps(run) == [4]
+  assert loop.train(cfg, str(run), allow_config_change=True).step == 8
+  with checkpoint.Checkpointer(str(run), create=False) as checkpointer:
+    assert checkpointer.identity(4) != said
+    assert checkpointer.identity(8) == said
+
+
+def test_a_checkpoint_without_an_identity_is_told(
+  tiny, trained, capfd, tmp_path
+):
+  run = tmp_path / 'run'
+  shutil.copytree(trained, run)
+  shutil.rmtree(run / 'checkpoints' / '8')
+  said = run / 'checkpoints' / '4' / 'config' / 'metadata'
+  said.write_text(json.dumps({'json': json.loads(said.read_text())['json']}))
+  loop.train(config(tiny), str(run))
+  assert 'of step 4 has no identity of its text enc' in capfd.readouterr().err
+  with checkpoint.Checkpointer(str(run), create=False) as checkpointer:
+    assert checkpointer.identity(8) == identity.of(config(tiny).text)
 
 
 @pytest.fixture
