@@ -134,6 +134,13 @@ def _encode(args, config, sources, identity):
     )
 
 
+# Without the bar's own rate, which in a run that goes on would count what was
+# found finished; `_speed` tells the rate.
+_ENCODE_BAR = (
+  '{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]'
+)
+
+
 class _Bar:
   """A progress bar for each stage of writing a store."""
 
@@ -148,11 +155,12 @@ class _Bar:
 
     if self._last is None or self._last.stage != progress.stage:
       self.close()
-      unit = ' records' if progress.stage == 'scan' else ' captions'
+      scan = progress.stage == 'scan'
       self._bar = tqdm.tqdm(
         total=progress.total,
         desc=progress.stage,
-        unit=unit,
+        unit=' records' if scan else ' captions',
+        bar_format=None if scan else _ENCODE_BAR,
         disable=self._disable,
       )
     self._last = progress
