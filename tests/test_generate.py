@@ -144,7 +144,8 @@ def crops(exports, tmp_path_factory):
   )
   with checkpoint.Checkpointer(str(folder / 'run')) as checkpointer:
     state = state_lib.TrainState(jnp.int32(1), params, params, ())
-    checkpointer.save(state, {}, cfg)
+    identity = export.load_weights(exports['sr']).text_identity
+    checkpointer.save(state, {}, cfg, identity)
   export.export_weights(str(folder / 'run'), str(folder / 'out'))
   return str(folder / 'out')
 

@@ -42,6 +42,7 @@ FLOORS = {
   'imagen_jax.train.reading': 2,
   'imagen_jax.train.checkpoint': 2,
   'imagen_jax.train.stopping': 2,
+  'imagen_jax.train.reports': 3,
   'imagen_jax.train.step': 3,
   'imagen_jax.train.samples': 3,
   'imagen_jax.export': 3,

@@ -17,14 +17,11 @@ from imagen_jax.train import checkpoint
 from imagen_jax.train import metrics as metrics_lib
 from imagen_jax.train import optimizer
 from imagen_jax.train import reading
+from imagen_jax.train import reports
 from imagen_jax.train import samples as samples_lib
 from imagen_jax.train import state as state_lib
 from imagen_jax.train import step as step_lib
 from imagen_jax.train import stopping
-
-# Share of the state that may lie whole on every device without a word: biases
-# and norms do.
-_FEW_COPIES = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,8 +107,8 @@ def train(
       name=config.stage.name,
       enabled=first_host,
     ) as writer:
-      writer.say(_describe(config, mesh, state, start_step))
-      if text := _warn_of_copies(state, mesh):
+      writer.say(reports.describe(config, mesh, state, start_step))
+      if text := reports.warn_of_copies(state, mesh):
         writer.say(text)
       if start_step and not found:
         writer.say(
@@ -121,7 +118,7 @@ def train(
       if first_host:
         path = epath.Path(workdir) / 'config.json'
         path.write_text(config_lib.to_json(config))
-      cut = _Cut(store, online, config.text.max_length)
+      cut = reports.Cut(store, online, config.text.max_length)
       cut.say(writer)
       interval = metrics_lib.Interval(config.train.batch_size, kept)
       saved, waited = start_step, 0.0
@@ -196,30 +193,6 @@ def _records_read(loader, config):
   return reading.over_hosts(loader.tally.counts(), _tasks(config))
 
 
-class _Cut:
-  """Tells of captions that are longer than they may be, as they double."""
-
-  def __init__(self, store, online, max_length):
-    self._store, self._online = store, online
-    self._max_length = max_length
-    self._told = 0
-
-  def say(self, writer):
-    if self._store:
-      manifest = self._store.manifest
-      cut, every = manifest['num_cut'], manifest['num_captions']
-      where = 'of text.store'
-    else:
-      cut, every = self._online.num_cut, self._online.num_captions
-      where = 'that this host has encoded'
-    if cut and cut >= 2 * self._told:
-      writer.say(
-        f'{cut} of {every} captions {where} were cut to text.max_length, '
-        f'{self._max_length} tokens'
-      )
-      self._told = cut
-
-
 def _to_batch(rows):
   """A loader's dict as a `structs.Batch` of host-local rows."""
   return structs.Batch(
@@ -275,27 +248,3 @@ def _check_changes(changes, allowed):
       + '; '.join(changes)
       + '; accepted: the same, another --workdir, or --allow-config-change'
     )
-
-
-def _describe(config, mesh, state, start_step):
-  count = sum(x.size for x in jax.tree.leaves(state.params))
-  axes = ', '.join(f'{name} {size}' for name, size in mesh.shape.items())
-  how = f'resuming from step {start_step}' if start_step else 'from step 0'
-  return (
-    f'{config.stage.name}: {count:,} parameters, mesh ({axes}) on '
-    f'{jax.process_count()} host(s), {how} of {config.train.num_steps:,}'
-  )
-
-
-def _warn_of_copies(state, mesh):
-  """A warning where much of the state is whole on every device, else ''."""
-  copies = sharding.whole_copies(state, mesh)
-  size = sum(n for _, n in copies)
-  share = size / sum(x.nbytes for x in jax.tree.leaves(state))
-  if share <= _FEW_COPIES:
-    return ''
-  largest = ', '.join(f'{path} ({n:,} bytes)' for path, n in copies[:3])
-  return (
-    f'{share:.0%} of the state ({size:,} bytes) is whole on every device, '
-    f'since mesh.fsdp and mesh.model do not divide it; the largest: {largest}'
-  )

@@ -26,12 +26,12 @@ class MetricWriter:
     workdir: of the run.
     start_step: finished updates so far; what stands after is cut.
     num_steps: of the whole run, for the progress bar.
-    name: shown before the bar.
+    name: shown before the bar, and before what is said.
     enabled: whether this is the first host.
   """
 
   def __init__(self, workdir, *, start_step, num_steps, name, enabled):
-    self._enabled = enabled
+    self._enabled, self._name = enabled, name
     if not enabled:
       return
     workdir = epath.Path(workdir)
@@ -82,9 +82,9 @@ class MetricWriter:
       self._bar.update()
 
   def say(self, text: str):
-    """Prints a line above the progress bar."""
+    """Prints a line above the progress bar, after the stage's name."""
     if self._enabled:
-      self._bar.write(text, file=sys.stderr)
+      self._bar.write(f'{self._name}: {text}', file=sys.stderr)
 
   def write(self, step: int, values: dict[str, float]):
     """Writes `values` of finished update `step` everywhere."""
