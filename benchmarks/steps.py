@@ -18,7 +18,8 @@ import pathlib
 import time
 
 from imagen_jax import generate
-from imagen_jax.cli import score
+from imagen_jax.synthetic import openmoji
+from imagen_jax.synthetic import scores as scores_lib
 
 # What the table shows of the scores, by set.
 COLUMNS = (
@@ -74,16 +75,13 @@ def measure(row, args, prompts, folder):
     settings=[f'spacing={spacing}'],
   )
   seconds = time.perf_counter() - begin
-  scores = folder / 'scores.json'
-  score.main(
-    argparse.Namespace(samples=[str(folder)], objects=64, out=str(scores))
-  )
+  scores = scores_lib.score_folders([folder], openmoji.choose_objects(64))
   return {
     'row': row,
     'calls': calls(sampler, steps),
     'seconds': seconds,
     'prompts': len(prompts),
-    'scores': json.loads(scores.read_text()),
+    'scores': scores,
   }
 
 
@@ -95,8 +93,8 @@ def table(lines):
   for line in lines:
     method, steps = line['row'].split(':')
     shares = [
-      f'{line["scores"][group][name]:.0%}'
-      if name in line['scores'].get(group, {})
+      f'{line["scores"][group]["right"][name]:.0%}'
+      if name in line['scores'].get(group, {}).get('right', {})
       else '-'
       for group, name in COLUMNS
     ]

@@ -224,8 +224,11 @@ def generate(
   ]
   # More rows than a person looks at make a file that nothing opens.
   num_shown = min(len(todo), _GRID_ROWS * len(guidance_weights))
-  shown, lines = [], []
-  with tqdm.tqdm(total=len(todo), desc='sample', unit='picture') as bar:
+  shown = []
+  with (
+    (out / SAMPLES_FILE).open('w') as lines,
+    tqdm.tqdm(total=len(todo), desc='sample', unit='picture') as bar,
+  ):
     for start in range(0, len(todo), batch_size):
       part = todo[start : start + batch_size]
       # The last batch is filled up: one shape, one compilation.
@@ -247,10 +250,10 @@ def generate(
           'number': number,
         }
         _write_png(out / line['file'], Image.fromarray(picture))
-        lines.append(json.dumps(line) + '\n')
+        lines.write(json.dumps(line) + '\n')
+      lines.flush()  # What is drawn is listed, also after a Ctrl-C.
       shown += list(x[: num_shown - len(shown)])
       bar.update(len(part))
-  (out / SAMPLES_FILE).write_text(''.join(lines))
   labels = [prompts[prompt] for prompt, _, _ in todo[:num_shown]]
   _write_png(out / 'grid.png', _grid(shown, labels, guidance_weights))
   print(f'{len(todo)} pictures, {SAMPLES_FILE} and grid.png in {out}')

@@ -172,6 +172,27 @@ def opt_shardings(tx, params, shardings, mesh):
   )
 
 
+def whole_copies(tree, mesh) -> list[tuple[str, int]]:
+  """What every device holds whole though it could be shared, largest first.
+
+  Args:
+    tree: arrays, or abstract ones with shardings.
+    mesh: theirs.
+
+  Returns:
+    (path, bytes) of each such leaf; none where the mesh shards nothing.
+  """
+  if mesh.shape['fsdp'] * mesh.shape['model'] == 1:
+    return []
+  found = [
+    (jax.tree_util.keystr(path, simple=True, separator='/'), leaf)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    if leaf.sharding.is_fully_replicated
+  ]
+  sizes = [(path, leaf.size * leaf.dtype.itemsize) for path, leaf in found]
+  return sorted(sizes, key=lambda entry: (-entry[1], entry[0]))
+
+
 def num_batch_shards(mesh, layout: config.MeshConfig) -> int:
   """In how many parts a batch is split."""
   return math.prod(mesh.shape[axis] for axis in batch_axes(layout))

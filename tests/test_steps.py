@@ -27,7 +27,7 @@ def test_heun_calls_twice_but_for_the_last_step(steps):
 
 
 def test_the_table_has_a_line_a_row(steps):
-  scores = {'shapes': {'colour': 1.0, 'shape': 0.965}, 'openmoji': {}}
+  scores = {'shapes': {'right': {'colour': 1.0, 'shape': 0.965}}}
   lines = [{'row': 'ddim:24,12', 'calls': 36, 'scores': scores}]
   head, _, line = steps['table'](lines).splitlines()
   assert head.startswith('| sampler | steps | calls | colour | shape |')

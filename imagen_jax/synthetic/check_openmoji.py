@@ -309,17 +309,3 @@ def score(
     'top1': statement.name in seen.ranking[:1],
     'top5': statement.name in seen.ranking[:5],
   }
-
-
-def summarise(
-  scores: collections.abc.Sequence[dict[str, bool | None]],
-) -> dict[str, float | None]:
-  """Returns the share of right ones by key, of those that state it.
-
-  A key that no caption states is None.
-  """
-  shares = {}
-  for key in KEYS:
-    stated = [one[key] for one in scores if one[key] is not None]
-    shares[key] = sum(stated) / len(stated) if stated else None
-  return shares

@@ -229,20 +229,3 @@ def _holds(pairs, relation):
   dx, dy = centres[1] - centres[0]
   along, across = (dx, dy) if relation == 'to the left of' else (dy, dx)
   return bool(along >= _APART and along > abs(across))
-
-
-def summarise(
-  scores: collections.abc.Sequence[dict[str, bool | None]],
-) -> dict[str, float | None]:
-  """Returns the share of right ones by key, of those that state it.
-
-  The key 'all' is the share of pictures that are right in every key; a key
-  that no caption states is None.
-  """
-  shares = {}
-  for key in KEYS:
-    stated = [one[key] for one in scores if one[key] is not None]
-    shares[key] = sum(stated) / len(stated) if stated else None
-  whole = [all(v is not False for v in one.values()) for one in scores]
-  shares['all'] = sum(whole) / len(whole) if whole else None
-  return shares

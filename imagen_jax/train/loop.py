@@ -21,6 +21,10 @@ from imagen_jax.train import state as state_lib
 from imagen_jax.train import step as step_lib
 from imagen_jax.train import stopping
 
+# Share of the state that may lie whole on every device without a word: biases
+# and norms do.
+_FEW_COPIES = 0.1
+
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
@@ -111,6 +115,8 @@ def train(
           f'the checkpoint of step {start_step} has no identity of its text '
           'encoder; this one is taken for it'
         )
+      if text := _warn_of_copies(state, mesh):
+        writer.say(text)
       if first_host:
         path = epath.Path(workdir) / 'config.json'
         path.write_text(config_lib.to_json(config))
@@ -259,4 +265,18 @@ def _describe(config, mesh, state, start_step):
   return (
     f'{config.stage.name}: {count:,} parameters, mesh ({axes}) on '
     f'{jax.process_count()} host(s), {how} of {config.train.num_steps:,}'
+  )
+
+
+def _warn_of_copies(state, mesh):
+  """A warning where much of the state is whole on every device, else ''."""
+  copies = sharding.whole_copies(state, mesh)
+  size = sum(n for _, n in copies)
+  share = size / sum(x.nbytes for x in jax.tree.leaves(state))
+  if share <= _FEW_COPIES:
+    return ''
+  largest = ', '.join(f'{path} ({n:,} bytes)' for path, n in copies[:3])
+  return (
+    f'{share:.0%} of the state ({size:,} bytes) is whole on every device, '
+    f'since mesh.fsdp and mesh.model do not divide it; the largest: {largest}'
   )

@@ -45,9 +45,10 @@ def test_true_pictures_are_right_and_others_are_counted(folder, capsys):
   pairs = [*drawn_shapes(20), ('a quiet afternoon', grey)]
   scores = score(folder(pairs))
   assert scores['unscored'] == 1
-  assert scores['shapes'].pop('pictures') == 20
-  assert scores['shapes'].keys() >= {'colour', 'shape', 'count'}
-  assert all(share >= 0.95 for share in scores['shapes'].values())
+  assert scores['shapes']['pictures'] == 20
+  right = scores['shapes']['right']
+  assert right.keys() >= {'colour', 'shape', 'count', 'all'}
+  assert all(share >= 0.95 for share in right.values())
   said = capsys.readouterr().out
   assert 'shapes (20 pictures): ' in said
   assert 'unscored: 1 pictures of other captions' in said
@@ -56,7 +57,7 @@ def test_true_pictures_are_right_and_others_are_counted(folder, capsys):
 def test_pictures_of_other_captions_are_wrong(folder):
   captions, pictures = zip(*drawn_shapes(20))
   scores = score(folder(zip(captions, [*pictures[1:], pictures[0]])))
-  assert scores['shapes']['colour'] < 0.6
+  assert scores['shapes']['right']['colour'] < 0.6
 
 
 def test_drawings_are_told_apart(folder):
@@ -69,8 +70,8 @@ def test_drawings_are_told_apart(folder):
   ]
   scores = score(folder(pairs), '--objects', '8')
   assert scores['openmoji']['pictures'] == 4
-  assert scores['openmoji']['background'] == 1
-  assert scores['openmoji']['top5'] == 1
+  assert scores['openmoji']['right']['background'] == 1
+  assert scores['openmoji']['right']['top5'] == 1
 
 
 def refused(capsys, folder):
@@ -83,7 +84,8 @@ def refused(capsys, folder):
 
 def test_a_folder_without_samples_is_refused(tmp_path, capsys):
   said = refused(capsys, tmp_path / 'none')
-  assert 'none has no samples.jsonl; accepted: a folder that' in said
+  assert 'none is no folder; accepted: one that `imagen-jax' in said
+  assert 'has no samples.jsonl; acc' in refused(capsys, tmp_path)
 
 
 @pytest.mark.parametrize('line', ['{"file": ', '{"file": "0.png"}', '[]'])

@@ -4,6 +4,7 @@ from scipy import ndimage
 
 from imagen_jax.synthetic import check_openmoji
 from imagen_jax.synthetic import openmoji
+from imagen_jax.synthetic import scores
 
 
 def scenes(n, seed=0):
@@ -19,7 +20,7 @@ def damaged(image, rng, blur=0.0, noise=0.0):
 
 def shares(some, size, **damage):
   rng = np.random.default_rng(1)
-  return check_openmoji.summarise(
+  return scores.summarise(
     [
       check_openmoji.score(
         damaged(openmoji.render(scene, size), rng, **damage),
@@ -27,7 +28,7 @@ def shares(some, size, **damage):
       )
       for scene in some
     ]
-  )
+  )['right']
 
 
 def test_true_pictures_are_right():
@@ -48,9 +49,9 @@ def test_pictures_of_another_caption_are_at_chance():
   pictures = [openmoji.render(scene, 64) for scene in some]
   captions = [openmoji.caption(scene.statement) for scene in some]
   captions = captions[1:] + captions[:1]
-  right = check_openmoji.summarise(
-    list(map(check_openmoji.score, pictures, captions))
-  )
+  right = scores.summarise(list(map(check_openmoji.score, pictures, captions)))[
+    'right'
+  ]
   assert right['top1'] < 3 / 64 and right['top5'] < 10 / 64
   assert right['background'] < 2 / 8 and right['position'] < 2 / 5
   # More than half of the pictures show one object.
@@ -147,7 +148,3 @@ def test_the_stated_object_must_be_among_the_names():
   image = np.zeros((64, 64, 3), np.uint8)
   with pytest.raises(ValueError, match="names 'bell', which is not among"):
     check_openmoji.score(image, CAPTION, ('fox', 'owl'))
-
-
-def test_summary_of_nothing_stated():
-  assert check_openmoji.summarise([])['position'] is None

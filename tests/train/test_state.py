@@ -6,6 +6,7 @@ import pytest
 
 from imagen_jax import config as config_lib
 from imagen_jax import sharding
+from imagen_jax.train import loop
 from imagen_jax.train import optimizer
 from imagen_jax.train import state as state_lib
 
@@ -111,3 +112,19 @@ def test_example_inputs_are_the_stages(tiny, row, has_lowres):
   assert logsnr.shape == (3,)
   assert cond.text.embed.shape == (3, 6, 8)
   assert (cond.lowres is not None) == has_lowres
+
+
+def test_what_is_whole_on_every_device_is_told_where_it_is_much(sharded):
+  abstract, state = sharded
+  mesh = jax.tree.leaves(state)[0].sharding.mesh
+  copies = sharding.whole_copies(abstract, mesh)
+  assert copies == sharding.whole_copies(state, mesh)
+  assert ('step', 4) in copies
+  assert not loop._warn_of_copies(state, mesh)
+  whole = jax.device_put(state.params, sharding.replicated(mesh))
+  said = loop._warn_of_copies(state.replace(params=whole), mesh)
+  largest = max(jax.tree.leaves(whole), key=lambda x: x.nbytes)
+  assert 'the largest: params/' in said
+  assert f'({largest.nbytes:,} bytes)' in said
+  one = sharding.make_mesh(config_lib.MeshConfig())
+  assert not sharding.whole_copies(state, one)
