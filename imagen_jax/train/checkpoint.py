@@ -2,12 +2,12 @@
 
 import pathlib
 
-from etils import epath
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
 from imagen_jax import config
+from imagen_jax import storage
 from imagen_jax.train import state as state_lib
 
 _SLICE_BYTES = 1 << 20
@@ -30,9 +30,10 @@ class Checkpointer:
     self, workdir: str, *, keep: int | None = None, create: bool = True
   ):
     # Orbax asks for absolute paths, which buckets have anyway.
-    path = epath.Path(workdir)
-    if '://' not in str(workdir):
-      path = epath.Path(pathlib.Path(workdir).absolute())
+    storage.check_bucket(workdir, '--workdir')
+    path = storage.Path(workdir)
+    if not storage.is_bucket(workdir):
+      path = storage.Path(pathlib.Path(workdir).absolute())
     self._manager = ocp.CheckpointManager(
       path / 'checkpoints',
       options=ocp.CheckpointManagerOptions(
