@@ -1,18 +1,26 @@
 r"""The 256 to 1024 super-resolution stage: paper, appendices B.1 and F.3.
 
 Trained on 64 to 256 pixel crops of 1024-pixel pictures, then run on whole
-ones: it has no self-attention, only attention over text. Global batch 2048,
-2.5M steps; the paper used 128 TPU v4 chips.
+ones (section 2.5): it has no self-attention, only attention over text. Global
+batch 2048, 2.5M steps; the paper used 128 TPU v4 chips.
 
     imagen-jax train --config configs/sr1024.py --workdir gs://BUCKET/sr1024 \
         --set text.store=gs://BUCKET/embeddings \
         --set data.tasks.pairs.path=gs://BUCKET/pairs
 
-The net is literally the printed dictionary's; the row `five_level` is the other
-reading, and `whole` the printed one on whole pictures.
+A picture's shorter side is shrunk to 1024 pixels, and a square of 256 is cut
+out anywhere; the low-res input is the 64-pixel downsample of that square.
+Smaller pictures are left out, and counted (`dropped_share` of the metrics). The
+paper does not say how crops are chosen. Behind sr256,
 
-Not trained here yet. Pictures of the task are taken as they are: cutting
-256-pixel crops out of 1024-pixel pictures is to come (CHANGELOG.md).
+    imagen-jax sample --weights base64 sr256 sr1024 --devices-per-image 4 ...
+
+makes whole pictures of 1024 pixels.
+
+The net is literally the printed dictionary's; the row `five_level` is the other
+reading, and `whole` is the printed one trained on whole pictures.
+
+Not trained here yet.
 """
 
 from imagen_jax import config
@@ -28,11 +36,13 @@ ROWS = {
     'stage.unet.self_attention': '[false, false, false, false, false]',
     'stage.unet.text_attention': '[false, false, false, true, true]',
   },
-  # The printed net on whole pictures: one does not fit on a chip, so eight
-  # share it, each a band of its rows. Weights are the crops' (paper, 2.5).
+  # Trained on whole pictures, as to finish what crops have begun: its norms
+  # then see what they see in sampling. One does not fit on a chip, so eight
+  # share it, each a band of its rows. The parameters are the crops'.
   'whole': {
     'stage.image_size': '1024',
     'stage.lowres_size': '256',
+    'stage.whole_size': 'none',
     'mesh.height': 'fsdp',
     'train.batch_size': '256',
   },
@@ -65,8 +75,11 @@ def get_config(row: str = 'printed') -> config.Config:
       sample=config.SampleConfig(
         num_steps=64, guidance_weight=4.0, aug_level=0.1
       ),
+      whole_size=1024,
     ),
-    data=config.DataConfig(tasks=(config.TaskConfig('pairs', path=''),)),
+    data=config.DataConfig(
+      tasks=(config.TaskConfig('pairs', path=''),), crop='random'
+    ),
     optimizer=config.OptimizerConfig(name='adam'),
     mesh=config.MeshConfig(data=-1, fsdp=8),
   )

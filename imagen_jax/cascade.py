@@ -16,7 +16,12 @@ from imagen_jax.diffusion import spacing
 
 
 def stage_schedule(stage: config.StageConfig):
-  """The stage's t -> log-SNR."""
+  """The stage's t -> log-SNR.
+
+  A shifted schedule goes by the size of whole pictures: how much of a pixel
+  its neighbours tell is a matter of how fine the picture is drawn, which a
+  crop of it shares. So a stage is sampled by the schedule it was trained by.
+  """
   diffusion = stage.diffusion
   options = {
     'logsnr_min': diffusion.logsnr_min,
@@ -24,7 +29,7 @@ def stage_schedule(stage: config.StageConfig):
   }
   if diffusion.schedule == 'shifted_cosine':
     function = schedule.shifted_cosine
-    options['shift'] = 2 * math.log(diffusion.shift_size / stage.image_size)
+    options['shift'] = 2 * math.log(diffusion.shift_size / stage.output_size)
   elif diffusion.schedule == 'edm':
     function = schedule.edm
     options['mean'], options['std'] = diffusion.edm_mean, diffusion.edm_std
@@ -73,7 +78,8 @@ def make_cond(text, lowres, eps, aug_level, stage: config.StageConfig):
 
   Args:
     text: `structs.TextCond`.
-    lowres: [B, h, w, 3]; None for a base stage.
+    lowres: [B, h, w, 3], of a crop or of whole pictures; None for a base
+      stage.
     eps: [B, H, W, 3], noise of the low-res image; None for a base stage.
     aug_level: [B]; None for a base stage.
     stage: the stage.
@@ -92,7 +98,7 @@ def make_cond(text, lowres, eps, aug_level, stage: config.StageConfig):
     lowres,
     eps,
     aug_level,
-    image_size=stage.image_size,
+    image_size=lowres.shape[1] * stage.image_size // stage.lowres_size,
     diffusion=stage.diffusion,
   )
   return structs.Cond(text, lowres=lowres, aug_logsnr=logsnr)
@@ -190,19 +196,29 @@ def sample_stage(
 ):
   """Images of one stage, [B, H, W, 3] in [-1, 1].
 
+  A super-resolution stage makes them as large as `lowres` asks for: whole
+  pictures in a cascade, crops where it is given the low-res input of crops.
+  The network is convolutional and takes both, though its norms are of all
+  pixels that it sees, which are more in a whole picture.
+
   Args:
     apply: (z, logsnr, cond) -> network output.
     keys: a PRNG key an image, [B].
     text: `structs.TextCond` of B captions.
-    lowres: the stage before's images [B, h, w, 3]; None for a base stage.
+    lowres: the stage before's images [B, h, w, 3], of `stage.input_size`, or
+      crops of `stage.lowres_size`; None for a base stage.
     stage: its `sample` gives steps, sampler, threshold and aug_level.
     guidance_weight: scalar or [B]; the stage's own where None.
     edit: `structs.Edit` of pictures of the stage's size to start from; None
       to start from noise.
+
+  Raises:
+    ValueError: where `lowres` is of neither size.
   """
   if guidance_weight is None:
     guidance_weight = stage.sample.guidance_weight
-  shape = (stage.image_size, stage.image_size, 3)
+  size = _size_for(lowres, stage)
+  shape = (size, size, 3)
   purposes = jax.vmap(lambda key: jax.random.split(key, 2))(keys)
   eps = aug_level = None
   if stage.lowres_size is not None:
@@ -238,15 +254,32 @@ def sample_stage(
   return jnp.clip(x, -1, 1)
 
 
+def _size_for(lowres, stage):
+  """Pixels on a side of what the stage makes of `lowres`."""
+  if stage.lowres_size is None or lowres is None:
+    return stage.output_size
+  accepted = {
+    stage.input_size: stage.output_size,
+    stage.lowres_size: stage.image_size,
+  }
+  height, width = lowres.shape[1:3]
+  if height != width or height not in accepted:
+    raise ValueError(
+      f'stage {stage.name!r} was given low-res images of {height}x{width} '
+      f'pixels; accepted: squares of {" or ".join(map(str, accepted))}'
+    )
+  return accepted[height]
+
+
 def check_stages(stages):
   """Raises ValueError unless each stage takes the size the last one makes."""
   size = None
   for stage in stages:
-    if stage.lowres_size != size:
-      wants = stage.lowres_size or 'no image'
+    if stage.input_size != size:
+      wants = stage.input_size or 'no image'
       raise ValueError(
         f'--weights: stage {stage.name!r} takes {wants} where the stage '
         f'before it makes {size or "none"}; accepted: a base stage, then '
         'super-resolution stages in the order of their sizes'
       )
-    size = stage.image_size
+    size = stage.output_size

@@ -28,6 +28,8 @@ class Stage:
   Attributes:
     stage: its config.
     text: the config of the text encoder that it was trained with.
+    text_identity: of that encoder (`text/identity.py`), which tells another
+      one at the place that `text` names; None in an export before 0.1.0.
     params: its network's EMA parameters, NumPy arrays in nested dicts.
     step: updates that made them.
   """
@@ -36,6 +38,7 @@ class Stage:
   text: config_lib.TextConfig
   params: dict
   step: int
+  text_identity: dict | None
 
 
 def export_weights(
@@ -75,6 +78,7 @@ def export_weights(
         f'{", ".join(map(str, steps)) or "a workdir that has one"}'
       )
     config = checkpointer.config(step)
+    identity = checkpointer.identity(step)
     out.mkdir(parents=True, exist_ok=True)
     (out / MANIFEST_FILE).unlink(missing_ok=True)
     # Next, as it marks the folder as one that an export may replace.
@@ -99,6 +103,7 @@ def export_weights(
     'stage': config.stage.name,
     'step': step,
     'weights': 'ema',
+    'text_identity': identity,
     'config_sha256': hashlib.sha256(text.encode()).hexdigest(),
     'files': files,
   }
@@ -139,6 +144,8 @@ def load_weights(folder: str) -> Stage:
     manifest = json.loads(found)
     step, config_hash = manifest['step'], manifest['config_sha256']
     hashes = {name: e['sha256'] for name, e in manifest['files'].items()}
+    identity = manifest.get('text_identity')
+    identity = None if identity is None else dict(identity)
   except (ValueError, KeyError, TypeError):
     raise ValueError(f'{path} is broken; export it again') from None
   text = _checked(folder / CONFIG_FILE, config_hash).decode()
@@ -148,7 +155,11 @@ def load_weights(folder: str) -> Stage:
     flat.update(safetensors.load(_checked(folder / name, sha256)))
   _check_complete(folder, flat, config)
   return Stage(
-    stage=config.stage, text=config.text, params=unflatten(flat), step=step
+    stage=config.stage,
+    text=config.text,
+    params=unflatten(flat),
+    step=step,
+    text_identity=identity,
   )
 
 

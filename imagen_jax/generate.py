@@ -22,6 +22,7 @@ from imagen_jax import presets
 from imagen_jax import sharding
 from imagen_jax import storage
 from imagen_jax import structs
+from imagen_jax.text import agreement
 from imagen_jax.text import encoder as encoder_lib
 from imagen_jax.train import state as state_lib
 
@@ -45,8 +46,7 @@ class Cascade:
 
   def __init__(self, stages: list[export.Stage], mesh, layout=None):
     cascade.check_stages([stage.stage for stage in stages])
-    for stage in stages[1:]:
-      _check_text(stages[0].text, stage)
+    agreement.check_stages(stages)
     self.stages = [stage.stage for stage in stages]
     self.text = stages[0].text
     self._mesh, self._layout = mesh, layout or config.MeshConfig()
@@ -103,17 +103,6 @@ def _draw(stage, params, keys, text, lowres, guidance_weight, edit=None):
   )
 
 
-def _check_text(text, stage):
-  fields = ('encoder', 'max_length', 'embed_dim')
-  differ = [f for f in fields if getattr(text, f) != getattr(stage.text, f)]
-  if differ:
-    raise ValueError(
-      f'--weights: stage {stage.stage.name!r} has another text.{differ[0]} '
-      f'({getattr(stage.text, differ[0])!r}) than the base '
-      f'({getattr(text, differ[0])!r}); accepted: stages trained alike'
-    )
-
-
 def _with_sampling(stage, changes):
   """`stage` with fields of its sampling settings, as text, replaced."""
   found = config.override(
@@ -152,6 +141,7 @@ def generate(
   seed: int,
   batch_size: int,
   text_checkpoint: str | None,
+  text_vocabulary: str | None = None,
   devices_per_image: int = 1,
   preset: str | None = None,
   settings: list[str] = (),
@@ -173,7 +163,8 @@ def generate(
     sampler: of all stages; None for the stages' own.
     seed: of the noise.
     batch_size: pictures drawn at once.
-    text_checkpoint: in place of the config's.
+    text_checkpoint: in place of the config's; the same weights, elsewhere.
+    text_vocabulary: in place of the config's, likewise.
     devices_per_image: devices that share a picture, each a band of its rows.
     preset: of `presets`; None for the stages' own settings.
     settings: more settings of sampling, '[STAGE.]FIELD=VALUE', each in place of
@@ -211,11 +202,17 @@ def generate(
   text_config = draw.text
   if text_checkpoint:
     text_config = dataclasses.replace(text_config, checkpoint=text_checkpoint)
-  encoded = encoder_lib.TextEncoder(text_config).encode(prompts)
+  if text_vocabulary:
+    text_config = dataclasses.replace(text_config, vocabulary=text_vocabulary)
+  agreement.check_encoder(text_config, stages)
+  # Its weights are sharded, as the largest encoders do not fit one chip.
+  whole = config.MeshConfig(data=1, fsdp=-1)
+  mesh = sharding.make_mesh(whole) if jax.device_count() > 1 else None
+  encoded = encoder_lib.TextEncoder(text_config, mesh).encode(prompts)
   encoded = jax.tree.map(np.asarray, encoded)
 
   edits = pictures and [
-    editing.edit_of(*pictures, stage.image_size) for stage in draw.stages
+    editing.edit_of(*pictures, stage.output_size) for stage in draw.stages
   ]
   own = [stage.sample.guidance_weight for stage in draw.stages]
   guidance_weights = [weight or own for weight in guidance_weights]

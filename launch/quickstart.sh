@@ -45,7 +45,7 @@ case $size in
     pixels=64 num_shapes=8000 num_openmoji=12000
     stages=(base sr)
     configs=(configs/tiny_base.py configs/tiny_sr.py)
-    score_shapes=200 score_openmoji=100 ;;
+    score_shapes=200 score_openmoji=200 ;;
   full)
     pixels=128 num_shapes=12000 num_openmoji=24000
     stages=(base sr64 sr128)

@@ -199,6 +199,7 @@ def workdirs(tiny, tmp_path_factory):
   """Workdirs, by row, with checkpoints 2 and 4 of random weights."""
   from imagen_jax import config
   from imagen_jax import sharding
+  from imagen_jax.text import identity
   from imagen_jax.train import checkpoint
   from imagen_jax.train import state
 
@@ -211,7 +212,7 @@ def workdirs(tiny, tmp_path_factory):
       for step in (2, 4):
         params, ema_params = (_random(shapes, step + i) for i in (0, 100))
         saved = state.TrainState(jax.numpy.int32(step), params, ema_params, ())
-        checkpointer.save(saved, {}, cfg)
+        checkpointer.save(saved, {}, cfg, identity.of(cfg.text))
   return found
 
 

@@ -28,6 +28,8 @@ BASE = config.StageConfig(name='base', image_size=4, unet=UNET, sample=SAMPLE)
 SR = config.StageConfig(
   name='sr', image_size=8, lowres_size=4, unet=UNET, sample=SAMPLE
 )
+# Trained on crops of 16-pixel pictures, which it makes of 8-pixel ones.
+CROPS = dataclasses.replace(SR, name='crops', whole_size=16)
 MASK = jnp.array([[1, 1, 0], [1, 0, 0], [1, 1, 1], [1, 1, 0]], bool)
 
 
@@ -245,6 +247,7 @@ def test_check_stages_takes_a_cascade():
   last = dataclasses.replace(SR, name='last', image_size=16, lowres_size=8)
   cascade.check_stages([BASE])
   cascade.check_stages([BASE, SR, last])
+  cascade.check_stages([BASE, SR, CROPS])
 
 
 @pytest.mark.parametrize(
@@ -254,11 +257,51 @@ def test_check_stages_takes_a_cascade():
     ([SR, BASE], "stage 'sr' takes 4 where the stage before it makes none"),
     ([BASE, BASE], "stage 'base' takes no image where .* makes 4; accepted"),
     ([BASE, SR, SR], "stage 'sr' takes 4 where the stage before it makes 8"),
+    ([BASE, CROPS], "stage 'crops' takes 8 where the stage before it makes 4"),
+    (
+      [BASE, SR, CROPS, CROPS],
+      "stage 'crops' takes 8 where the stage before it makes 16",
+    ),
   ],
 )
 def test_check_stages_refuses(stages, words):
   with pytest.raises(ValueError, match=words):
     cascade.check_stages(stages)
+
+
+def test_what_is_made_is_as_large_as_the_lowres_image_asks_for():
+  """A whole picture, or a crop: the same as by a stage of that size."""
+  for size in (4, 8):
+    plain = dataclasses.replace(SR, image_size=2 * size, lowres_size=size)
+    lowres = normal(1, 4, size, size, 3)
+    found = sampling(CROPS)(keys(0, 1, 2, 3), text(), lowres)
+    assert found.shape == (4, 2 * size, 2 * size, 3)
+    expected = sampling(plain)(keys(0, 1, 2, 3), text(), lowres)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize('shape', [(16, 16), (8, 4), (5, 5)])
+def test_other_lowres_images_are_refused(shape):
+  words = (
+    f"stage 'crops' was given low-res images of {shape[0]}x{shape[1]} pixels; "
+    'accepted: squares of 8 or 4$'
+  )
+  with pytest.raises(ValueError, match=words):
+    cascade.sample_stage(
+      apply, keys(0, 1, 2, 3), text(), normal(1, 4, *shape, 3), CROPS
+    )
+
+
+def test_the_condition_of_a_crop_is_of_the_crops_size():
+  for size in (4, 8):
+    cond = cascade.make_cond(
+      text(),
+      normal(1, 4, size, size, 3),
+      normal(2, 4, 2 * size, 2 * size, 3),
+      jnp.zeros(4),
+      CROPS,
+    )
+    assert cond.lowres.shape == (4, 2 * size, 2 * size, 3)
 
 
 def with_(stage, *, diffusion=None, sample=None):
@@ -276,6 +319,18 @@ def test_the_shift_is_the_stages_size(size, shift):
   stage = with_(dataclasses.replace(BASE, image_size=size), diffusion=shifted)
   found = cascade.stage_schedule(stage)(jnp.array([0.25, 0.5]))
   np.testing.assert_allclose(found, [1.7627 + shift, shift], atol=1e-3)
+
+
+def test_the_shift_is_that_of_whole_pictures():
+  """Of a crop's pixels, neighbours tell as much as in the whole."""
+  shifted = {'schedule': 'shifted_cosine', 'shift_size': 16}
+  t = jnp.array([0.25, 0.5])
+  crops, whole, small = (
+    cascade.stage_schedule(with_(stage, diffusion=shifted))(t)
+    for stage in (CROPS, dataclasses.replace(BASE, image_size=16), SR)
+  )
+  np.testing.assert_array_equal(crops, whole)
+  assert (crops < small).all()
 
 
 def test_schedules_take_their_numbers():

@@ -138,9 +138,22 @@ def test_readings_of_the_super_resolution_nets(stage):
   assert five.text_attention == (*attends, True)
 
 
+def test_the_last_stage_is_trained_on_crops_of_what_it_makes():
+  """64 to 256 in training, 256 to 1024 behind the stage before it."""
+  run = load('sr1024')
+  stage = run.stage
+  assert (stage.lowres_size, stage.image_size) == (64, 256)
+  assert (stage.input_size, stage.output_size) == (256, 1024)
+  assert run.data.crop == 'random'
+  cascade.check_stages(
+    [load(name).stage for name in ('base64', 'sr256', 'sr1024')]
+  )
+
+
 def test_whole_pictures_are_the_crops_network():
   """Of 1024 pixels, on bands of rows; the same parameters, so the same file."""
   crops, whole = load('sr1024'), load('sr1024:whole')
+  assert whole.stage.whole_size is None
   assert (whole.stage.image_size, whole.stage.lowres_size) == (1024, 256)
   assert whole.stage.unet == crops.stage.unet
   assert sizes('sr1024:whole') == sizes('sr1024')

@@ -11,6 +11,7 @@ import pytest
 
 from imagen_jax import config as config_lib
 from imagen_jax import export
+from imagen_jax.text import identity
 from imagen_jax.train import checkpoint
 
 
@@ -33,6 +34,8 @@ def test_an_export_is_the_checkpoints_averages(
   cfg = config_lib.load(tiny)
   assert (stage.stage, stage.text) == (cfg.stage, cfg.text)
   assert stage.step == manifest['step'] == (step or 4)
+  assert stage.text_identity == manifest['text_identity']
+  assert stage.text_identity == identity.of(cfg.text)
   expected = averages(workdirs['base'], step or 4)
   flat = export.flatten(stage.params)
   assert flat.keys() == expected.keys()
@@ -106,6 +109,10 @@ def flip(path):
   path.write_bytes(blob)
 
 
+def change(file, **values):
+  file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+
 @pytest.mark.parametrize(
   'harm, words',
   [
@@ -120,6 +127,10 @@ def flip(path):
       lambda f: (f / 'manifest.json').write_text('{"stage": "x"}'),
       'manifest.json is broken; export it again',
     ),
+    (
+      lambda f: change(f / 'manifest.json', text_identity='c0ffee'),
+      'manifest.json is broken; export it again',
+    ),
     (lambda f: shutil.rmtree(f), 'copy has no manifest.json'),
   ],
 )
@@ -132,9 +143,7 @@ def test_what_is_not_whole_is_refused(copy, harm, words):
 def test_a_manifest_that_lists_less_is_refused(exports, tmp_path):
   out = tmp_path / 'out'
   shutil.copytree(exports['base'], out)
-  file = out / export.MANIFEST_FILE
-  manifest = json.loads(file.read_text())
-  file.write_text(json.dumps({**manifest, 'files': {}}))
+  change(out / export.MANIFEST_FILE, files={})
   with pytest.raises(ValueError, match='not hold the network .* is None, the'):
     export.load_weights(str(out))
 

@@ -1,8 +1,12 @@
 """The chain of stages, from captions to files."""
 
+import dataclasses
 import json
+import pathlib
+import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 import pytest
@@ -11,6 +15,10 @@ from imagen_jax import config as config_lib
 from imagen_jax import export
 from imagen_jax import generate
 from imagen_jax import sharding
+from imagen_jax import structs
+from imagen_jax.diffusion import process
+from imagen_jax.train import checkpoint
+from imagen_jax.train import state as state_lib
 
 PROMPTS = ['a red circle', 'two blue squares', 'a large green star']
 
@@ -109,6 +117,118 @@ def test_devices_may_share_a_picture(cascade, exports, tiny_encoder):
   np.testing.assert_allclose(found, cascade(keys, encoded, weights), atol=1e-4)
 
 
+@pytest.fixture(scope='module')
+def crops(exports, tmp_path_factory):
+  """A stage trained on 32-pixel crops of 64-pixel pictures, exported."""
+  folder = tmp_path_factory.mktemp('crops')
+  sr = config_lib.from_json(
+    (pathlib.Path(exports['sr']) / 'config.json').read_text()
+  )
+  unet = dataclasses.replace(sr.stage.unet, design='efficient')
+  # Static, so that the estimate of a single step can be told by hand.
+  sample = dataclasses.replace(sr.stage.sample, num_steps=1, threshold='static')
+  stage = dataclasses.replace(
+    sr.stage,
+    name='tiny64',
+    image_size=32,
+    lowres_size=16,
+    whole_size=64,
+    unet=unet,
+    sample=sample,
+  )
+  cfg = dataclasses.replace(sr, stage=stage)
+  shapes = sharding.unbox(state_lib.abstract_params(cfg))
+  rng = np.random.default_rng(5)
+  params = jax.tree.map(
+    lambda s: jnp.asarray(rng.normal(0, 0.2, s.shape), s.dtype), shapes
+  )
+  with checkpoint.Checkpointer(str(folder / 'run')) as checkpointer:
+    state = state_lib.TrainState(jnp.int32(1), params, params, ())
+    identity = export.load_weights(exports['sr']).text_identity
+    checkpointer.save(state, {}, cfg, identity)
+  export.export_weights(str(folder / 'run'), str(folder / 'out'))
+  return str(folder / 'out')
+
+
+@pytest.fixture(scope='module')
+def three(exports, crops):
+  return [
+    export.load_weights(f) for f in (exports['base'], exports['sr'], crops)
+  ]
+
+
+def drawn(stages, layout, tiny_encoder, count=2):
+  cascade = generate.Cascade(stages, sharding.make_mesh(layout), layout)
+  prompts = PROMPTS[:count]
+  encoded = tiny_encoder(cascade.text).encode(prompts)
+  keys = generate._keys(0, prompts, [0] * count)
+  weights = np.full((len(stages), count), 3.0)
+  # A key is for one use, but what is drawn is drawn again by hand.
+  found = cascade(jax.random.clone(keys), encoded, weights)
+  return np.asarray(found), keys, encoded
+
+
+def test_a_stage_trained_on_crops_makes_whole_pictures(three, tiny_encoder):
+  """By one call of its network on the whole, told by hand."""
+  layout = config_lib.MeshConfig()
+  found, keys, text = drawn(three, layout, tiny_encoder)
+  assert found.shape == (2, 64, 64, 3)
+  lowres, _, _ = drawn(three[:2], layout, tiny_encoder)
+  assert lowres.shape == (2, 32, 32, 3)
+
+  stage, params = three[2].stage, three[2].params
+  network = state_lib.make_network(stage)
+  shape = (64, 64, 3)
+
+  def draw(key):
+    noise, aug = jax.random.split(jax.random.fold_in(key, 2))
+    z = jax.random.normal(jax.random.fold_in(noise, 0), shape)
+    return z, jax.random.normal(aug, shape)
+
+  z, eps = jax.vmap(draw)(keys)
+  level = np.float32(-2 * np.log(np.tan(np.pi / 2 * stage.sample.aug_level)))
+  large = jax.image.resize(lowres, z.shape, 'bilinear')
+  cond = structs.Cond(
+    text,
+    lowres=process.diffuse(large, eps, jnp.full(2, level)),
+    aug_logsnr=jnp.full(2, level),
+  )
+  logsnr = jnp.full(2, stage.diffusion.logsnr_min)
+  with_text, without = (
+    network.apply({'params': params}, z, logsnr, given)
+    for given in (cond, cond.replace(text=jax.tree.map(jnp.zeros_like, text)))
+  )
+  v = without + 3 * (with_text - without)
+  alpha, sigma = process.alpha_sigma(logsnr[0])
+  expected = jnp.clip(alpha * z - sigma * v, -1, 1)
+  np.testing.assert_allclose(found, expected, atol=1e-4)
+  assert found.std() > 0.1 and abs(found[0] - found[1]).max() > 0.1
+
+
+@pytest.mark.parametrize('devices', [2, 4])
+def test_devices_may_share_a_whole_picture(devices, three, tiny_encoder):
+  alone, _, _ = drawn(three, config_lib.MeshConfig(), tiny_encoder)
+  layout = config_lib.MeshConfig(data=-1, fsdp=devices, height='fsdp')
+  found, _, _ = drawn(three, layout, tiny_encoder)
+  np.testing.assert_allclose(found, alone, atol=1e-4)
+
+
+def test_a_stage_trained_on_crops_is_for_its_place(three):
+  mesh = sharding.make_mesh(config_lib.MeshConfig())
+  words = "stage 'tiny64' takes 32 where the stage before it makes 16"
+  with pytest.raises(ValueError, match=words):
+    generate.Cascade([three[0], three[2]], mesh)
+
+
+def test_three_stages_from_files_to_files(run, exports, crops, monkeypatch):
+  monkeypatch.setitem(exports, 'crops', crops)
+  out, lines = run(
+    'out', rows=('base', 'sr', 'crops'), devices_per_image=2, num=4
+  )
+  assert len(lines) == 12
+  assert all(pixels(out, line).shape == (64, 64, 3) for line in lines)
+
+
 def test_weights_of_guidance_are_per_picture(cascade, tiny_encoder):
   encoded = tiny_encoder(cascade.text).encode(PROMPTS[:1] * 3)
   keys = generate._keys(0, PROMPTS[:1] * 3, [0, 0, 0])
@@ -163,22 +283,38 @@ def test_stages_of_two_text_encoders_are_refused(exports):
   text = generate.dataclasses.replace(sr.text, max_length=7)
   other = generate.dataclasses.replace(sr, text=text)
   mesh = sharding.make_mesh(config_lib.MeshConfig())
-  words = r"stage 'tiny32' has another text.max_length \(7\) than the base \(6"
+  words = r"stage 'tiny32' has another text.max_length \(7\) than the stages"
   with pytest.raises(ValueError, match=words):
     generate.Cascade([base, other], mesh)
 
 
-def test_another_place_of_the_text_encoder(run, monkeypatch):
+def test_another_place_of_the_text_encoder(
+  run, tiny, monkeypatch, tmp_path, caplog
+):
+  """The same weights and vocabulary, elsewhere; no other ones."""
+  text = config_lib.load(tiny).text
+  shutil.copytree(text.checkpoint, tmp_path / 'moved')
+  shutil.copy(text.vocabulary, tmp_path / 'moved.json')
+  places = [str(tmp_path / name) for name in ('moved', 'moved.json')]
   seen = []
   encoder = generate.encoder_lib.TextEncoder
 
-  def make(text):
-    seen.append(text.checkpoint)
-    return encoder(text)
+  def make(text, mesh):
+    assert mesh.shape['fsdp'] == len(jax.devices())
+    seen.append([text.checkpoint, text.vocabulary])
+    return encoder(text, mesh)
 
   monkeypatch.setattr(generate.encoder_lib, 'TextEncoder', make)
-  run('out', prompts=PROMPTS[:1], text_checkpoint='elsewhere')
-  assert seen == ['elsewhere']
+  options = dict(zip(('text_checkpoint', 'text_vocabulary'), places))
+  run('out', prompts=PROMPTS[:1], rows=('base', 'sr'), **options)
+  assert seen == [places]
+  assert not caplog.records
+
+  other = str(pathlib.Path(text.checkpoint).parent / 't5_1_1_bf16')
+  words = "t5_1_1_bf16 is not the text encoder that stage 'tiny16' was trained"
+  with pytest.raises(ValueError, match=words):
+    run('other', text_checkpoint=other)
+  assert len(seen) == 1
 
 
 def test_a_folder_that_cannot_be_is_refused_first(run, tmp_path, monkeypatch):

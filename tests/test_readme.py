@@ -1,12 +1,19 @@
 """What README.md tells a person to type is what the programs take."""
 
 import os
+import pathlib
 import re
+import shlex
 import subprocess
+import sys
 
 import pytest
 
+from imagen_jax import storage
 from imagen_jax.cli import main
+from imagen_jax.text import encoders
+from imagen_jax.text import store as store_lib
+from imagen_jax.text import tokenizer as tokenizer_lib
 
 
 def blocks(text):
@@ -76,3 +83,87 @@ def test_commands_of_the_table_are_taken(text, capsys):
     shown = capsys.readouterr().out
     flags = re.findall(r'--[\w-]+', rest)
     assert all(flag in shown for flag in flags), (name, flags)
+
+
+class Letters(tokenizer_lib.Tokenizer):
+  """A token a letter, in the vocabulary of the golden T5."""
+
+  num_special = 1
+
+  def __init__(self):
+    super().__init__(b'letters', 100)
+
+  def _encode(self, captions, max_length):
+    ids = [[ord(c) % 98 + 2 for c in caption] for caption in captions]
+    cut = [len(i) >= max_length for i in ids]
+    return [i[: max_length - 1] + [1] for i in ids], cut
+
+
+CONFIG = """
+from imagen_jax import config
+
+def get_config():
+  return config.override(config.load({tiny!r}), [
+    'text.encoder=t5_1_1_xxl', 'text.checkpoint=', 'text.vocabulary=',
+    'text.embed_dim=32', 'text.max_length=24', 'text.rows=2', 'text.store=',
+    'train.num_steps=2', 'train.log_every=1', 'train.checkpoint_every=1',
+  ])
+"""
+
+
+@pytest.fixture
+def small_world(tiny, tmp_path, monkeypatch):
+  """A folder with configs/base64.py, tiny; a T5 XXL, tiny; and the buckets."""
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.delenv(main.TRACEBACK_VARIABLE, raising=False)
+  (tmp_path / 'configs').mkdir()
+  (tmp_path / 'configs' / 'base64.py').write_text(CONFIG.format(tiny=tiny))
+  published = encoders.TABLE['t5_1_1_xxl'].checkpoint
+  golden = pathlib.Path(tiny).parent / 't5x-tiny' / 't5_1_1'
+  row = encoders.Encoder(
+    't5',
+    *(32, 2, 4, 8, 64),
+    vocab_size=128,
+    num_pieces=100,
+    checkpoint=published,
+  )
+  monkeypatch.setitem(encoders.TABLE, 't5_1_1_xxl', row)
+  monkeypatch.setattr(tokenizer_lib, 'load', lambda text: Letters())
+  kvstore = storage.kvstore
+  places = {
+    published: str(golden / 'checkpoint_1000'),
+    'gs://BUCKET': str(tmp_path / 'BUCKET'),
+  }
+
+  def local(path, *, folder):
+    for address, place in places.items():
+      path = path.replace(address, place)
+    assert '://' not in path
+    return kvstore(path, folder=folder)
+
+  monkeypatch.setattr(storage, 'kvstore', local)
+  return tmp_path
+
+
+def test_commands_of_encoders_and_the_store_run(
+  text, small_world, monkeypatch, capfd
+):
+  """As they are typed, one after the other."""
+  section = text.split('## Text encoders and the store')[1].split('\n## ')[0]
+  commands = [shlex.split(line) for line in blocks(section)]
+  verbs = [command[:2] for command in commands]
+  assert verbs == [
+    ['imagen-jax', verb]
+    for verb in ('encode', 'encode', 'train', 'encode', 'encode', 'train')
+  ]
+  for command in commands:
+    monkeypatch.setattr(sys, 'argv', command)
+    assert main.main(command[1:]) == 0, capfd.readouterr().err
+  stores = [
+    store_lib.EmbeddingStore(str(small_world / name))
+    for name in ('STORE', 'SMALL', 'BUCKET/text')
+  ]
+  kinds = [store.manifest['identity']['stored_dtype'] for store in stores]
+  assert kinds == ['bfloat16', 'int8', 'bfloat16']
+  assert stores[0].manifest == stores[2].manifest
+  assert (small_world / 'D' / 'checkpoints' / '2').is_dir()

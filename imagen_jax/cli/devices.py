@@ -6,6 +6,9 @@ import importlib.util
 import os
 import pathlib
 
+# How the chips of one host lie, as libtpu wants it said, by their number.
+_CHIP_BOUNDS = {1: '1,1,1', 2: '1,2,1', 4: '2,2,1', 8: '2,4,1'}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the flags that say which hosts there are; see `start`."""
@@ -69,11 +72,16 @@ def start(
     jax.config.update('jax_enable_compilation_cache', False)
   if coordinator:
     jax.distributed.initialize(coordinator, num_processes, process_id)
-  elif not (simulated_devices or alone) and _is_tpu_host():
-    jax.distributed.initialize()
+  elif not simulated_devices and (chips := _num_tpu_chips()):
+    if not alone:
+      jax.distributed.initialize()
+    elif chips in _CHIP_BOUNDS:
+      # Or libtpu itself waits for the hosts of the slice, whatever JAX does.
+      os.environ.setdefault('TPU_PROCESS_BOUNDS', '1,1,1')
+      os.environ.setdefault('TPU_CHIPS_PER_PROCESS_BOUNDS', _CHIP_BOUNDS[chips])
 
 
-def _is_tpu_host():
-  """Whether this machine has TPU chips and the library that drives them."""
+def _num_tpu_chips():
+  """TPU chips of this machine; 0 where no library is there to drive them."""
   chips = glob.glob('/dev/accel*') + glob.glob('/dev/vfio/[0-9]*')
-  return bool(chips) and importlib.util.find_spec('libtpu') is not None
+  return len(chips) if importlib.util.find_spec('libtpu') else 0

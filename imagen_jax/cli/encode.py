@@ -10,8 +10,8 @@ HELP = 'encode captions into a store of text embeddings'
 _EPILOG = """\
 A store that is not finished is gone on with: shards that are whole are kept,
 also after a kill -9. On several hosts, start the same command on each, with
-the same --out, a folder that all of them see; off a TPU pod say who is who
-with --coordinator, --num-processes and --process-id.
+the same --out, a folder that all of them see or gs://...; off a TPU pod say who
+is who with --coordinator, --num-processes and --process-id.
 
 --verify checks every record of a finished store; its exit status is 1 where
 anything is corrupt.
@@ -37,7 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--out',
     metavar='STORE',
-    help='folder of the store; captions that it holds are not encoded again',
+    help='folder of the store, or gs://...; captions that it holds are not '
+    'encoded again',
   )
   parser.add_argument(
     '--verify',
@@ -133,6 +134,13 @@ def _encode(args, config, sources, identity):
     )
 
 
+# Without the bar's own rate, which in a run that goes on would count what was
+# found finished; `_speed` tells the rate.
+_ENCODE_BAR = (
+  '{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]'
+)
+
+
 class _Bar:
   """A progress bar for each stage of writing a store."""
 
@@ -147,11 +155,12 @@ class _Bar:
 
     if self._last is None or self._last.stage != progress.stage:
       self.close()
-      unit = ' records' if progress.stage == 'scan' else ' captions'
+      scan = progress.stage == 'scan'
       self._bar = tqdm.tqdm(
         total=progress.total,
         desc=progress.stage,
-        unit=unit,
+        unit=' records' if scan else ' captions',
+        bar_format=None if scan else _ENCODE_BAR,
         disable=self._disable,
       )
     self._last = progress

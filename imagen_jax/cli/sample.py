@@ -113,7 +113,13 @@ def add_arguments(parser: argparse.ArgumentParser):
   parser.add_argument(
     '--text-checkpoint',
     metavar='PATH',
-    help='of the text encoder, where it lies elsewhere than in training',
+    help='of the text encoder, where it lies elsewhere than in training; '
+    'other weights are refused',
+  )
+  parser.add_argument(
+    '--text-vocabulary',
+    metavar='PATH',
+    help='the same of its vocabulary',
   )
   parser.add_argument(
     '--simulated-devices', type=int, default=0, metavar='N', help='CPU only'
@@ -151,6 +157,7 @@ def main(args: argparse.Namespace) -> int:
     seed=args.seed,
     batch_size=args.batch_size,
     text_checkpoint=args.text_checkpoint,
+    text_vocabulary=args.text_vocabulary,
     devices_per_image=args.devices_per_image,
     preset=args.preset,
     settings=args.set,

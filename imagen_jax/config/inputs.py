@@ -13,9 +13,11 @@ class TextConfig:
 
   Attributes:
     encoder: a name from the table in `imagen_jax/text/encoders.py`.
-    checkpoint: where its weights lie: a T5X checkpoint or a folder with
-      safetensors; 'package:NAME' looks into an installed Python package; empty
-      takes the published ones that the table names.
+    checkpoint: where its weights lie: a T5X checkpoint, local or in a bucket
+      ('gs://t5-data/pretrained_models/t5x/t5_1_1_xxl/checkpoint_1000000' is the
+      published one of the default encoder), or a folder with safetensors;
+      'package:NAME' looks into an installed Python package; empty takes the
+      published ones that the table names.
     vocabulary: its SentencePiece model or tokenizer.json; empty looks beside
       the checkpoint, then takes the table's.
     max_length: tokens a caption is cut or padded to.
@@ -25,7 +27,8 @@ class TextConfig:
       each token, half the size. Training reads bfloat16 either way.
     rows: captions that each device encodes at once; the same ahead of time
       and online, as a compiled encoder rounds differently for every shape.
-    store: folder of precomputed embeddings, written by `imagen-jax encode`.
+    store: folder of precomputed embeddings, local or gs://..., written by
+      `imagen-jax encode`.
     online: encode while training, on the same devices, in place of reading
       `store`, which may then be empty.
   """
@@ -79,9 +82,11 @@ class DataConfig:
 
   Attributes:
     tasks: the mixture's parts.
-    crop: 'center' or 'random': which square of a picture is kept.
-    max_bad_share: largest share of records that may be skipped as unreadable
-      before the run stops.
+    crop: 'center' or 'random': which square of a picture is kept: the largest,
+      or one of `stage.image_size` where there is a `stage.whole_size`.
+    max_bad_share: largest share of records that may be skipped as damaged
+      before the run stops. Pictures too small for the stage are left out too,
+      but nothing is wrong with them: they are counted apart.
     prefetch: batches prepared ahead.
   """
 

@@ -1,6 +1,7 @@
 """One stage of the cascade."""
 
 import dataclasses
+import math
 
 from imagen_jax.config.checks import at_least
 from imagen_jax.config.checks import require
@@ -15,11 +16,15 @@ class StageConfig:
 
   Attributes:
     name: printed, and the folder of an export.
-    image_size: pixels on a side of the pictures that the stage makes.
-    lowres_size: pixels on a side of its low-res input; None for the base.
+    image_size: pixels on a side of the pictures that the stage is trained on,
+      and makes where `whole_size` is None.
+    lowres_size: pixels on a side of their low-res input; None for the base.
     unet: the network.
     diffusion: the noise process and target.
     sample: sampling defaults, stored with an export.
+    whole_size: pixels on a side of the pictures that the stage is run on,
+      where it is trained on crops of them of `image_size` (paper, section
+      2.5); None where it is trained on what it makes.
   """
 
   name: str = 'base64'
@@ -28,6 +33,7 @@ class StageConfig:
   unet: UNetConfig = UNetConfig()
   diffusion: DiffusionConfig = DiffusionConfig()
   sample: SampleConfig = SampleConfig()
+  whole_size: int | None = None
 
   def __post_init__(self):
     at_least('stage.image_size', self.image_size, 4)
@@ -44,3 +50,44 @@ class StageConfig:
         f'stage.lowres_size is {self.lowres_size}; accepted: a proper '
         f'divisor of stage.image_size ({self.image_size}), or none',
       )
+    if self.whole_size is not None:
+      self._check_whole()
+
+  def _check_whole(self):
+    """Raises ValueError unless the network can be run on larger pictures."""
+    require(
+      self.lowres_size is not None,
+      f'stage.whole_size is {self.whole_size} without stage.lowres_size; '
+      'accepted: none, as a base stage has nothing that tells it where in a '
+      'picture a crop lies',
+    )
+    step = math.lcm(self.unet.downsampling, self.image_size // self.lowres_size)
+    require(
+      self.whole_size > self.image_size and self.whole_size % step == 0,
+      f'stage.whole_size is {self.whole_size}; accepted: multiples of {step}, '
+      'by which stage.unet downsamples and the stage enlarges, above '
+      f'stage.image_size ({self.image_size}); or none',
+    )
+    require(
+      not any(self.unet.self_attention),
+      f'stage.unet.self_attention is {list(self.unet.self_attention)} with '
+      f'stage.whole_size {self.whole_size}; accepted: false at every level, '
+      'as over more pixels it is not what was trained',
+    )
+    require(
+      not self.unet.coordinates,
+      'stage.unet.coordinates is true with stage.whole_size '
+      f'{self.whole_size}; accepted: false, as a crop has other places',
+    )
+
+  @property
+  def output_size(self) -> int:
+    """Pixels on a side of the pictures that the stage makes."""
+    return self.whole_size or self.image_size
+
+  @property
+  def input_size(self) -> int | None:
+    """Pixels on a side of what it makes them from; None for the base."""
+    if self.lowres_size is None:
+      return None
+    return self.output_size * self.lowres_size // self.image_size

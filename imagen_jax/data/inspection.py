@@ -47,8 +47,9 @@ def describe(
       yield f'  {records.split}: {len(records):,} records'
       yield f'    captions: {_describe_captions(captions)}'
       yield f'    pictures: {_describe_sizes(sizes)}'
-  table = tally.table()
-  yield f'bad records:\n{table}' if table else 'bad records: none'
+  bad, dropped = tally.table(), tally.dropped_table()
+  yield f'bad records:\n{bad}' if bad else 'bad records: none'
+  yield f'dropped records:\n{dropped}' if dropped else 'dropped records: none'
   if seconds:
     yield f'reading: {_speed(config, seconds):,.0f} images/s'
 
@@ -63,6 +64,8 @@ def _scan(records, scan, tally):
       record = records.read(index)
     except records_lib.BadRecordError as error:
       tally.add_bad(records.name, str(error), records.key(index))
+    except records_lib.DroppedRecordError as error:
+      tally.add_dropped(records.name, str(error))
     else:
       tally.add_good(records.name)
       captions.extend(record.captions)

@@ -175,7 +175,8 @@ class Order:
       task: number of the task.
       position: in its stream, from 0, int64 [B]; each `sizes[task]` positions
         are an epoch.
-      attempt: how many records were tried for these positions and found bad.
+      attempt: how many records were tried for these positions and found to be
+        of no use.
         The attempts of a position go through all records of the epoch.
     """
     size = self.sizes[task]

@@ -9,7 +9,7 @@ seeds, which count examples from wherever a pipeline was started.
 import tensorflow as tf
 
 # Added to an example's seed, so that its choices do not hang together.
-_CAPTION, _CROP = (0, 1), (0, 2)
+_CAPTION, _CROP, _TOP, _LEFT = (0, 1), (0, 2), (0, 3), (0, 4)
 
 
 def choose_caption(dataset: tf.data.Dataset) -> tf.data.Dataset:
@@ -51,18 +51,71 @@ def crop_square(dataset: tf.data.Dataset, *, crop: str) -> tf.data.Dataset:
   return dataset.map(cut, num_parallel_calls=tf.data.AUTOTUNE)
 
 
+def shrink_whole(dataset: tf.data.Dataset, *, size: int) -> tf.data.Dataset:
+  """Shrinks `image`, [H, W, 3], until its shorter side has `size` pixels.
+
+  By the average over the area that a pixel covers, as `resize` does.
+
+  Args:
+    dataset: of examples with `image`, uint8, both sides of `size` or more.
+    size: pixels of the shorter side.
+
+  Returns:
+    Examples with `image` as float32 in [0, 255], not rounded to bytes.
+  """
+
+  def shrink(example):
+    sides = tf.cast(tf.shape(example['image'])[:2], tf.float64)
+    scaled = tf.round(sides * (size / tf.reduce_min(sides)))
+    image = tf.image.resize(
+      example['image'][None], tf.cast(scaled, tf.int32), method='area'
+    )
+    return {**example, 'image': image[0]}
+
+  return dataset.map(shrink, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def cut_square(
+  dataset: tf.data.Dataset, *, size: int, crop: str
+) -> tf.data.Dataset:
+  """Cuts a square of `size` pixels out of `image`, [H, W, 3].
+
+  Args:
+    dataset: of examples whose pictures are that large.
+    size: pixels on a side.
+    crop: 'center', or 'random' for any position, along both sides.
+  """
+
+  def cut(example):
+    def first(side, purpose):
+      spare = side - size
+      if crop != 'random':
+        return spare // 2
+      return tf.random.stateless_uniform(
+        [], example['seed'] + purpose, 0, spare + 1, tf.int32
+      )
+
+    height, width, _ = tf.unstack(tf.shape(example['image']))
+    top, left = first(height, _TOP), first(width, _LEFT)
+    square = example['image'][top : top + size, left : left + size]
+    return {**example, 'image': square}
+
+  return dataset.map(cut, num_parallel_calls=tf.data.AUTOTUNE)
+
+
 def resize(
   dataset: tf.data.Dataset, *, image_size: int, lowres_size: int | None
 ) -> tf.data.Dataset:
   """Shrinks square `image` to the stage's sizes, float32 in [-1, 1].
 
   Both sizes are made from the full square by the same function, so that a
-  stage's `lowres` is exactly the `image` that the stage below it trains on.
+  stage's `lowres` is exactly the `image` that the stage below it trains on. Of
+  a crop that was cut at `image_size`, `image` is every pixel as it was.
   Pixels are averaged over the area that they cover: antialiased, and without
   the overshoot of kernels with negative lobes.
 
   Args:
-    dataset: of examples with `image`, uint8 [S, S, 3], S >= image_size.
+    dataset: of examples with `image`, [S, S, 3] in [0, 255], S >= image_size.
     image_size: pixels on a side of `image`, [image_size, image_size, 3].
     lowres_size: those of `lowres`; None makes none.
   """

@@ -4,42 +4,31 @@ A dataset is a folder that TFDS wrote in ArrayRecord form, with the features
 `image` (an encoded picture), `captions` (several texts) or `caption` (one),
 and, if it has one, `key` (a name that a person can look up).
 
-A record that cannot be used raises `BadRecordError` with one of a few reasons,
-so that they can be counted.
+A record that cannot be used raises `BadRecordError`, or `DroppedRecordError`
+where nothing is wrong with it, with one of a few reasons, so that they can be
+counted.
 """
 
 import dataclasses
-import io
 import os
-import struct
 
 from google.protobuf import message
 import numpy as np
-from PIL import Image
-from PIL import ImageOps
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from imagen_jax import pictures
 from imagen_jax import storage
 
 HELDOUT = 'heldout'
 
-# A picture of more pixels, by its header, is not decoded: a few kilobytes can
-# claim gigabytes.
-MAX_PIXELS = 100_000_000
-
-# Longer captions are pages, not captions, and no encoder reads them to the
-# end.
-MAX_CAPTION = 2000
-
-_FORMATS = ('PNG', 'JPEG', 'WEBP', 'GIF', 'BMP')
-
-# What Pillow's parsers raise on damaged bytes: found by damaging pictures.
-_DAMAGE = (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error)
-
 
 class BadRecordError(Exception):
-  """A record that cannot be used; its text is the reason, one of a few."""
+  """A record that is damaged; its text is the reason, one of a few."""
+
+
+class DroppedRecordError(Exception):
+  """A record that is sound, but of no use to the stage; as `BadRecordError`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +89,7 @@ class Records:
     name: of the task.
     split: a split's name, or a part of one.
     license: of the pictures, with the attribution that it asks for, or ''.
-    min_size: pictures with a shorter side are bad.
+    min_size: pictures with a shorter side are dropped.
     info_json: what the dataset says of itself.
   """
 
@@ -118,7 +107,7 @@ class Records:
       name: of the task, for messages.
       builder: from `open_builder`.
       split: a split's name, or a part of one such as 'train[:90%]'.
-      min_size: pictures with a shorter side are bad.
+      min_size: pictures with a shorter side are dropped.
 
     Raises:
       ValueError: where there is no such split, or it is empty.
@@ -169,14 +158,25 @@ class Records:
     """Returns a record, decoded.
 
     Raises:
-      BadRecordError: where it cannot be used.
+      BadRecordError: where it is damaged.
+      DroppedRecordError: where its picture is too small, by its header: it is
+        not decoded, since most of a set may be.
     """
     features = self._features(index)
     captions = _good_captions(features[self._captions])
     encoded = features['image'].bytes_list.value
-    image = decode(encoded[0] if encoded else b'')
-    if min(image.shape[:2]) < self.min_size:
-      raise BadRecordError('picture too small')
+    try:
+      image = pictures.decode(
+        encoded[0] if encoded else b'', min_side=self.min_size
+      )
+    except pictures.TooSmallError:
+      raise DroppedRecordError(
+        f'shorter side under {self.min_size} pixels'
+      ) from None
+    except pictures.TooLargeError:
+      raise BadRecordError('picture too large') from None
+    except pictures.DamagedError as error:
+      raise BadRecordError('undecodable picture') from error
     return Record(image, captions, self._key(index, features))
 
   def _features(self, index):
@@ -207,48 +207,10 @@ def _good_captions(feature):
       continue
     if not caption:
       reason = 'empty caption'
-    elif len(caption) > MAX_CAPTION:
+    elif len(caption) > pictures.MAX_CAPTION:
       reason = 'caption too long'
     else:
       good.append(caption)
   if not good:
     raise BadRecordError(reason)
   return tuple(good)
-
-
-def decode(encoded: bytes) -> np.ndarray:
-  """Returns an encoded picture as uint8 [H, W, 3].
-
-  Transparency is laid on white; a camera's orientation tag is obeyed; an
-  animation gives its first frame.
-
-  Raises:
-    BadRecordError: where it is not a picture, or claims too many pixels.
-  """
-  try:
-    with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
-      if image.width * image.height > MAX_PIXELS:
-        raise BadRecordError('picture too large')
-      image.load()
-      # Asking each picture for tags would cost more than some take to decode.
-      if 'exif' in image.info:
-        image = ImageOps.exif_transpose(image)
-      return np.asarray(_to_rgb(image))
-  except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-    raise BadRecordError('picture too large') from None
-  except _DAMAGE as error:
-    raise BadRecordError('undecodable picture') from error
-
-
-def _to_rgb(image):
-  if image.mode == 'RGB':
-    return image
-  if image.mode.startswith('I'):
-    # 16-bit grey: Pillow's own conversion clips where it should scale.
-    grey = np.asarray(image).astype(np.int64) >> 8
-    image = Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8))
-  if image.has_transparency_data:
-    image = image.convert('RGBA')
-    white = Image.new('RGBA', image.size, 'white')
-    image = Image.alpha_composite(white, image)
-  return image.convert('RGB')

@@ -20,12 +20,17 @@ _SEAT_CHUNK = 256
 # Records are read by this many at a time.
 _READ_CHUNK = 16
 
+# Records that are tried for one position. Of a small set that is all of them;
+# of a large one so many that, if none can be used, looking on is no use: it
+# would take days.
+_MAX_TRIED = 100_000
+
 
 class Reader:
-  """Reads positions of one task's stream, replacing bad records.
+  """Reads positions of one task's stream, replacing unusable records.
 
-  What stands in for a bad record depends on the position alone, so that all
-  hosts, and a resumed run, put the same record there.
+  What stands in for one depends on the position alone, so that all hosts, and
+  a resumed run, put the same record there.
   """
 
   def __init__(
@@ -49,10 +54,12 @@ class Reader:
       record: the number that `order` gives for it.
 
     Raises:
-      ValueError: where too many records are bad; also kept in `tally.error`.
+      ValueError: where too many records are bad, or none can be used; also
+        kept in `tally.error`.
     """
     name = self._records.name
-    for attempt in range(len(self._records)):
+    tries = min(len(self._records), _MAX_TRIED)
+    for attempt in range(tries):
       if attempt:
         (record,) = self._order.records(self._task, [position], attempt)
       try:
@@ -60,10 +67,13 @@ class Reader:
       except records_lib.BadRecordError as error:
         key = self._records.key(int(record))
         self._tally.add_bad(name, str(error), key)
+      except records_lib.DroppedRecordError as error:
+        # Without its key, which would be read from disk again.
+        self._tally.add_dropped(name, str(error))
       else:
         self._tally.add_good(name)
         return found
-    return self._tally.add_hopeless(name)
+    return self._tally.add_hopeless(name, self._records.split, tries)
 
   def dataset(self, seats: tf.data.Dataset) -> tf.data.Dataset:
     """Returns the examples that sit on `seats`, decoded.
@@ -147,7 +157,7 @@ class PictureSource(seqio.DataSource):
   """The text-image pairs of a TFDS dataset, as a seqio source.
 
   Used in seqio's ordinary way it gives each position of one epoch once, with
-  bad records replaced. `at` gives the source of chosen seats instead.
+  unusable records replaced. `at` gives the source of chosen seats instead.
   """
 
   def __init__(
@@ -158,7 +168,7 @@ class PictureSource(seqio.DataSource):
     Args:
       name: of the task, for messages.
       path: folder of the dataset.
-      min_size: pictures with a shorter side are bad.
+      min_size: pictures with a shorter side are dropped.
       max_bad_share: largest accepted share of bad records.
 
     Raises:
@@ -190,6 +200,14 @@ class PictureSource(seqio.DataSource):
         self.name, self._builder, split, min_size=self.min_size
       )
     return self._records[split]
+
+  @property
+  def num_heldout(self) -> int:
+    """Returns the number of held-out records; 0 without such a split."""
+    splits = self._builder.info.splits
+    if records_lib.HELDOUT not in splits:
+      return 0
+    return splits[records_lib.HELDOUT].num_examples
 
   @property
   def supports_arbitrary_sharding(self) -> bool:

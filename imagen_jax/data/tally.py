@@ -1,4 +1,9 @@
-"""Bad records: counted by task and reason, listed, and a reason to stop."""
+"""Records that are not used: counted by task and reason.
+
+Bad ones are damaged: they are listed, and too many of them stop a run. Dropped
+ones are sound but of no use to the stage, as too small a picture is: how many
+they are is worth knowing, but stops a run only where nothing else is there.
+"""
 
 import collections
 import math
@@ -16,7 +21,7 @@ _DEVIATIONS = 5
 
 
 class Tally:
-  """Counts of records read and found bad; safe from several threads.
+  """Counts of records read, bad and dropped; safe from several threads.
 
   Attributes:
     error: the ValueError with which the tally stopped the run, or None.
@@ -26,13 +31,15 @@ class Tally:
     """Starts from zero.
 
     Args:
-      max_bad_share: largest accepted share of bad records of a task, in [0, 1].
+      max_bad_share: largest accepted share of bad records of a task among all
+        that were read of it, in [0, 1].
     """
     self.error = None
     self._max_share = max_bad_share
     self._lock = threading.Lock()
     self._seen = collections.Counter()
     self._bad = collections.defaultdict(collections.Counter)
+    self._dropped = collections.defaultdict(collections.Counter)
     self._keys = collections.defaultdict(dict)
 
   def add_good(self, task: str):
@@ -62,31 +69,67 @@ class Tally:
           f'share of data.max_bad_share ({self._max_share})'
         )
 
-  def add_hopeless(self, task: str):
-    """Stops the run: every record of an epoch of `task` is bad.
+  def add_dropped(self, task: str, reason: str):
+    """Counts a record that is sound, but of no use to the stage."""
+    with self._lock:
+      self._seen[task] += 1
+      self._dropped[task][reason] += 1
+
+  def add_hopeless(self, task: str, split: str, tried: int):
+    """Stops the run: of so many records of a task, none can be used.
 
     Raises:
       ValueError: always, with a table of all.
     """
     with self._lock:
-      self._stop(f'task {task!r}: every record is bad; accepted: usable ones')
+      self._stop(
+        f'task {task!r}: none of {tried} records of {split!r} can be used; '
+        'accepted: usable ones among them'
+      )
 
   def _stop(self, message):
-    self.error = ValueError(f'{message}\n{self._table()}')
+    tables = filter(None, [self._table(), self._dropped_table()])
+    self.error = ValueError('\n'.join([message, *tables]))
     raise self.error
 
   def counts(self) -> dict[str, dict]:
-    """Returns {task: {'seen': n, 'bad': {reason: n}}}."""
+    """Returns {task: {'seen': n, 'bad': {reason: n}, 'dropped': the same}}.
+
+    Bad and dropped ones are among the seen.
+    """
     with self._lock:
       return {
-        task: {'seen': seen, 'bad': dict(self._bad[task])}
+        task: {
+          'seen': seen,
+          'bad': dict(self._bad[task]),
+          'dropped': dict(self._dropped[task]),
+        }
         for task, seen in sorted(self._seen.items())
       }
 
   def table(self) -> str:
-    """Returns a line for each task and reason, with the first few keys."""
+    """Returns a line for each task and reason of bad records, with some keys.
+
+    The keys are the first few.
+    """
     with self._lock:
       return self._table()
+
+  def dropped_table(self) -> str:
+    """Returns a line for each task and reason of dropped records, with shares.
+
+    A share is of all records that were read of the task.
+    """
+    with self._lock:
+      return self._dropped_table()
+
+  def _dropped_table(self):
+    return '\n'.join(
+      f'  {task}: {reason}: {count} of {self._seen[task]} '
+      f'({count / self._seen[task]:.1%})'
+      for task, reasons in sorted(self._dropped.items())
+      for reason, count in sorted(reasons.items())
+    )
 
   def _table(self):
     lines = []

@@ -16,6 +16,8 @@ from imagen_jax.data import source as source_lib
 # What seqio allows in the name of a Task, less what we use ourselves.
 _NAME = re.compile(r'[\w.#]+')
 
+HELDOUT = records_lib.HELDOUT
+
 # Records whose captions are part of a dataset's fingerprint.
 _FINGERPRINTED = 32
 
@@ -34,6 +36,7 @@ def task_name(config: config_lib.Config, name: str) -> str:
       data.max_bad_share,
       stage.image_size,
       stage.lowres_size,
+      stage.whole_size,
     )
   )
   digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
@@ -75,7 +78,7 @@ def _register_task(config, task):
   source = source_lib.PictureSource(
     task.name,
     task.path,
-    min_size=stage.image_size,
+    min_size=stage.output_size,
     max_bad_share=config.data.max_bad_share,
   )
   source.records(task.split)  # Refuses a split that is not there.
@@ -99,7 +102,7 @@ def _register_task(config, task):
     source=source,
     preprocessors=[
       preprocess.choose_caption,
-      functools.partial(preprocess.crop_square, crop=config.data.crop),
+      *_crops(stage, config.data.crop),
       functools.partial(
         preprocess.resize,
         image_size=stage.image_size,
@@ -110,6 +113,16 @@ def _register_task(config, task):
     # The source permutes whole epochs; a buffer of pictures adds nothing.
     shuffle_buffer_size=None,
   )
+
+
+def _crops(stage, crop):
+  """The preprocessors that cut the square that the stage is trained on."""
+  if stage.whole_size is None:
+    return [functools.partial(preprocess.crop_square, crop=crop)]
+  return [
+    functools.partial(preprocess.shrink_whole, size=stage.whole_size),
+    functools.partial(preprocess.cut_square, size=stage.image_size, crop=crop),
+  ]
 
 
 def task(config: config_lib.Config, name: str) -> seqio.Task:
@@ -128,11 +141,24 @@ def splits(config: config_lib.Config) -> dict[str, list[records_lib.Records]]:
   for entry in config.data.tasks:
     source = task(config, entry.name).source
     names = [entry.split]
-    if records_lib.HELDOUT in source.splits:
-      names.append(records_lib.HELDOUT)
+    if source.num_heldout:
+      names.append(HELDOUT)
     names = dict.fromkeys(names)  # Once each, where held-out is trained on.
     found[entry.name] = [source.records(split) for split in names]
   return found
+
+
+def without_heldout(config: config_lib.Config) -> list[str]:
+  """Returns the names of the tasks whose datasets have nothing held out.
+
+  Raises:
+    ValueError: as `register`.
+  """
+  return [
+    entry.name
+    for entry in config.data.tasks
+    if not task(config, entry.name).source.num_heldout
+  ]
 
 
 def num_examples(config: config_lib.Config) -> dict[str, dict[str, int]]:

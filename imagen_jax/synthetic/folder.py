@@ -10,35 +10,17 @@ import hashlib
 import io
 import json
 import pathlib
-import struct
-import zlib
 
-from PIL import Image
 from PIL import ImageOps
 
+from imagen_jax import pictures
+
 CAPTIONS_FILE = 'captions.jsonl'
-MAX_CAPTION = 2000  # Characters.
-MAX_PIXELS = 100_000_000
 KEYS_LISTED = 5  # Of each reason for skipping.
 
 # What every reader of the set decodes alike; all else becomes PNG.
 _KEPT_FORMATS = ('JPEG', 'PNG')
 _KEPT_MODES = ('RGB', 'L')
-# Pillow's decoders raise all of these on damaged files.
-_DAMAGE = (
-  OSError,
-  SyntaxError,
-  ValueError,
-  EOFError,
-  IndexError,
-  KeyError,
-  TypeError,
-  AttributeError,
-  OverflowError,
-  MemoryError,
-  struct.error,
-  zlib.error,
-)
 _ORIENTATION = 0x0112  # EXIF tag.
 
 
@@ -156,8 +138,8 @@ def _caption(caption):
   caption = ' '.join(caption.split())
   if not caption:
     raise Skipped('empty caption')
-  if len(caption) > MAX_CAPTION:
-    raise Skipped(f'caption over {MAX_CAPTION} characters')
+  if len(caption) > pictures.MAX_CAPTION:
+    raise Skipped(f'caption over {pictures.MAX_CAPTION} characters')
   try:
     caption.encode()
   except UnicodeEncodeError:  # JSON may spell half of a surrogate pair.
@@ -183,9 +165,9 @@ def read_picture(source: str | pathlib.Path, file: str) -> bytes:
     raise Skipped('unreadable file') from None
   try:
     return _checked(encoded)
-  except Image.DecompressionBombError:
-    raise Skipped(f'over {MAX_PIXELS // 10**6} megapixels') from None
-  except _DAMAGE:
+  except pictures.TooLargeError:
+    raise Skipped(f'over {pictures.MAX_PIXELS // 10**6} megapixels') from None
+  except pictures.DamagedError:
     raise Skipped('corrupt picture') from None
 
 
@@ -201,10 +183,7 @@ def _inside(source, file):
 
 
 def _checked(encoded):
-  with Image.open(io.BytesIO(encoded)) as image:
-    if image.width * image.height > MAX_PIXELS:
-      raise Skipped(f'over {MAX_PIXELS // 10**6} megapixels')
-    image.load()
+  with pictures.opened(encoded) as image:
     upright = image.getexif().get(_ORIENTATION, 1) == 1
     as_it_is = (
       image.format in _KEPT_FORMATS
@@ -218,8 +197,6 @@ def _checked(encoded):
 def _to_png(image):
   if image.mode.startswith('I;16') or image.mode in ('I', 'F'):
     raise Skipped(f'pixels of type {image.mode}')
-  image = image.convert('RGBA')
-  white = Image.new('RGBA', image.size, 'white')
   out = io.BytesIO()
-  Image.alpha_composite(white, image).convert('RGB').save(out, 'PNG')
+  pictures.over_white(image).save(out, 'PNG')
   return out.getvalue()

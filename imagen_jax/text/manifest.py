@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-import os
 
 import numpy as np
 
+from imagen_jax import storage
 from imagen_jax.text import files
 
 FIELD = 'text.store'
@@ -26,20 +26,14 @@ def keys_of(captions: list[str]) -> np.ndarray:
 
 def shards_of(keys: np.ndarray, num_shards: int) -> np.ndarray:
   """Returns the shard of each key, int64 [n]; sorted keys have sorted ones."""
-  prefix = np.ascontiguousarray(keys).view('>u4').reshape(len(keys), -1)[:, 0]
+  prefix = np.ascontiguousarray(keys).view('>u4')[:: KEY_BYTES // 4]
   return (prefix.astype(np.int64) * num_shards) >> 32
-
-
-def first_key(shard: int, num_shards: int) -> bytes:
-  """Returns the least key that `shard` may hold; of one too many, the last."""
-  prefix = -(-(shard << 32) // num_shards)
-  return min(prefix, 2**32 - 1).to_bytes(4, 'big')
 
 
 def shard_path(path: str, part: int, shard: int, num_shards: int) -> str:
   """Returns a shard's path, less the suffix of each of its files."""
   name = f'part-{part:03d}/shard-{shard:06d}-of-{num_shards:06d}'
-  return os.path.join(path, name)
+  return f'{path}/{name}'
 
 
 def read(path: str) -> dict | None:
@@ -49,7 +43,7 @@ def read(path: str) -> dict | None:
     ValueError: where there is one that is not of this format, or the storage
       cannot be read.
   """
-  contents = files.read(f'{files.resolve(path, FIELD)}/{MANIFEST}', FIELD)
+  contents = storage.read(f'{files.resolve(path, FIELD)}/{MANIFEST}', FIELD)
   if contents is None:
     return None
   try:
@@ -67,6 +61,39 @@ def read(path: str) -> dict | None:
   return manifest
 
 
+def extended(
+  manifest: dict, sources: list[dict], counts: dict, notes: list[dict]
+) -> dict:
+  """Returns a manifest with one part more.
+
+  Args:
+    manifest: as it was.
+    sources: name, fingerprint and records of each that was scanned.
+    counts: mentions, and empty captions, in the sources.
+    notes: of the part's shards (`part.Part.write`). Sources whose captions the
+      store had already have none, and make no part.
+  """
+  part = {
+    'mentions': counts['mentions'],
+    'empty': counts['empty'],
+    'cut': sum(note['cut'] for note in notes),
+    'shards': [
+      {name: note[name] for name in ('captions', 'tokens', 'sha256')}
+      for note in notes
+    ],
+  }
+  parts = manifest['parts'] + ([part] if notes else [])
+  every = [shard for part in parts for shard in part['shards']]
+  return {
+    **manifest,
+    'sources': manifest['sources'] + sources,
+    'num_captions': sum(shard['captions'] for shard in every),
+    'num_tokens': sum(shard['tokens'] for shard in every),
+    'num_cut': sum(part['cut'] for part in parts),
+    'parts': parts,
+  }
+
+
 def check_identity(path: str, manifest: dict, identity: dict) -> None:
   """Raises ValueError, with the differing fields, unless identities agree."""
   stored = manifest['identity']
@@ -81,27 +108,3 @@ def check_identity(path: str, manifest: dict, identity: dict) -> None:
       f'{"; ".join(differences)}; accepted: a store that imagen-jax encode '
       'wrote with this config'
     )
-
-
-def publish(name: str) -> None:
-  """Gives the finished file `name`.tmp its name, safe on disk first."""
-  with open(f'{name}.tmp', 'rb') as file:
-    os.fsync(file.fileno())
-  os.replace(f'{name}.tmp', name)
-
-
-def write_json(name: str, value) -> None:
-  """Writes a file of JSON, whole or not at all."""
-  with open(f'{name}.tmp', 'w', encoding='utf-8') as file:
-    json.dump(value, file, indent=1)
-    file.write('\n')
-  publish(name)
-
-
-def read_json(name: str):
-  """Returns what a file of JSON holds, or None where there is none."""
-  try:
-    with open(name, encoding='utf-8') as file:
-      return json.load(file)
-  except FileNotFoundError:
-    return None

@@ -31,6 +31,10 @@ class Online:
 
   Every method computes on all hosts, and so is to be called on all of them, in
   the same order.
+
+  Attributes:
+    num_captions: of this host's, how many were encoded.
+    num_cut: how many of them were longer than `text.max_length`.
   """
 
   def __init__(self, text: config_lib.TextConfig, mesh, encoder=None):
@@ -47,13 +51,18 @@ class Online:
     self.text = text
     self.mesh = mesh
     self.shapes = shapes_lib.lengths(text.max_length)
+    self.num_captions = self.num_cut = 0
     self._encoder = encoder or encoder_lib.TextEncoder(text, mesh)
     shards = mesh.shape['data'] * mesh.shape['fsdp']
     self.rows = len(sharding.local_rows(mesh, shards)) * text.rows
 
   def start(self, captions: list[str]):
     """Starts to encode this host's captions; `finish` gives the embeddings."""
-    tokens, _ = self._encoder.tokenizer.ragged(captions, self.text.max_length)
+    tokens, num_cut = self._encoder.tokenizer.ragged(
+      captions, self.text.max_length
+    )
+    self.num_captions += len(captions)
+    self.num_cut += num_cut
     lengths = np.array([len(ids) for ids in tokens])
     batches = {length: [] for length in self.shapes}
     for positions, length in shapes_lib.tiles(lengths, self.shapes, self.rows):

@@ -2,9 +2,9 @@
 
 More captions than memory holds are read in runs of a fixed number of records.
 A run is written as its distinct captions in order of their keys, beside the
-store. What falls into a shard is then a slice of every run. Which records a run
-has does not depend on the number of hosts, and a finished run is not read
-again, whoever stopped.
+store: three files and a note, which comes last. What falls into a shard is then
+a slice of every run. Which records a run has does not depend on the number of
+hosts, and a finished run is not read again, whoever stopped.
 
 A host's memory holds one run while it scans, and later the captions of one
 group of shards.
@@ -17,12 +17,19 @@ import typing
 
 import numpy as np
 
+from imagen_jax.text import files
 from imagen_jax.text import manifest as manifest_lib
+from imagen_jax.text import output
 
 # Records of a run: about 200 MB of captions. 860 million are 820 runs.
 RUN_RECORDS = 2**20
 # Captions tokenised at once.
 _CHUNK = 4096
+# A run's note says where each of so many equal ranges of keys begins, so that
+# a group of shards is read out of it without a search.
+_SLICES = 2**10
+_NOTES = 256  # Notes that are read at once.
+_END = np.dtype('<i8')
 
 
 class Source(typing.Protocol):
@@ -79,7 +86,7 @@ class Spool:
       for start in range(0, len(source), run_records)
     ]
     self.num_runs = len(self._plan)
-    self._runs = None
+    self._starts = None
 
   def scan(
     self,
@@ -98,16 +105,16 @@ class Spool:
       lacking: which of sorted keys are to be encoded, bool [n].
       report: is told the number of records of each run that is there.
     """
-    os.makedirs(self.folder, exist_ok=True)
+    names = set(files.names(self.folder, 'run-', output.FIELD))
     for number in range(host[0], self.num_runs, host[1]):
       source, start, stop = self._plan[number]
-      if not os.path.exists(f'{self._base(number)}.json'):
+      if f'{os.path.basename(self._base(number))}.json' not in names:
         captions = source.read(start, stop)
         self._write(number, captions, tokenizer, max_length, lacking)
       report(stop - start)
 
   def _base(self, number):
-    return os.path.join(self.folder, f'run-{number:06d}')
+    return f'{self.folder}/run-{number:06d}'
 
   def _write(self, number, captions, tokenizer, max_length, lacking):
     found, counts = {}, {'mentions': 0, 'empty': 0}
@@ -129,23 +136,23 @@ class Spool:
         [len(t) for t in tokens], minlength=len(histogram)
       )
 
-    base = self._base(number)
     texts = [caption.encode() for caption in captions]
-    ends = np.cumsum([0, *map(len, texts)])
-    for name, array in (
-      ('keys', keys[order]),
-      ('ends', ends),
-      ('text', np.frombuffer(b''.join(texts), np.uint8)),
-    ):
-      with open(f'{base}.{name}.npy.tmp', 'wb') as file:
-        np.save(file, array)
-      manifest_lib.publish(f'{base}.{name}.npy')
-    counts['tokens'] = histogram.tolist()
-    manifest_lib.write_json(f'{base}.json', counts)
+    ends = np.cumsum([0, *map(len, texts)]).astype(_END)
+    base = self._base(number)
+    output.write(f'{base}.keys', keys[order].tobytes())
+    output.write(f'{base}.ends', ends.tobytes())
+    output.write(f'{base}.text', b''.join(texts))
+    slices = manifest_lib.shards_of(keys[order], _SLICES)
+    note = {
+      **counts,
+      'tokens': histogram.tolist(),
+      'starts': np.searchsorted(slices, np.arange(_SLICES + 1)).tolist(),
+    }
+    output.write_json(f'{base}.json', note)
 
   def is_complete(self) -> bool:
     """Returns whether every host's runs are there."""
-    names = set(os.listdir(self.folder))
+    names = set(files.names(self.folder, 'run-', output.FIELD))
     wanted = (os.path.basename(self._base(n)) for n in range(self.num_runs))
     return all(f'{name}.json' in names for name in wanted)
 
@@ -156,11 +163,14 @@ class Spool:
     each run that has it.
     """
     total = {'mentions': 0, 'empty': 0, 'tokens': 0}
-    for number in range(self.num_runs):
-      counts = manifest_lib.read_json(f'{self._base(number)}.json')
-      total['tokens'] += np.array(counts.pop('tokens'))
-      for name, value in counts.items():
-        total[name] += value
+    self._starts = []
+    for first in range(0, self.num_runs, _NOTES):
+      numbers = range(first, min(first + _NOTES, self.num_runs))
+      for note in output.read_json([f'{self._base(n)}.json' for n in numbers]):
+        self._starts.append(np.array(note['starts'], np.uint32))
+        total['tokens'] += np.array(note['tokens'])
+        total['mentions'] += note['mentions']
+        total['empty'] += note['empty']
     return total
 
   def read(
@@ -173,33 +183,49 @@ class Spool:
       last: the one after the last shard.
       num_shards: in all.
     """
-    if self._runs is None:
-      # Mapped, not read: a slice touches few of their pages.
-      self._runs = [
-        [
-          np.load(f'{self._base(number)}.{name}.npy', mmap_mode='r')
-          for name in ('keys', 'ends', 'text')
-        ]
-        for number in range(self.num_runs)
-      ]
-    # Of the keys' own type: another would have all of them read and cast.
-    low, high = np.array(
-      [manifest_lib.first_key(shard, num_shards) for shard in (first, last)],
-      manifest_lib.KEY,
+    if self._starts is None:
+      self.counts()
+    # Of each run, the slices that these shards lie in, and what is theirs.
+    low = first * _SLICES // num_shards
+    high = -(-last * _SLICES // num_shards)
+    rows = [(int(s[low]), int(s[high])) for s in self._starts]
+    kept = [n for n, (start, stop) in enumerate(rows) if start < stop]
+    width = manifest_lib.KEY_BYTES
+    all_keys = self._spans(
+      (n, 'keys', rows[n][0] * width, rows[n][1] * width) for n in kept
     )
-    keys, texts = [], []
-    for run_keys, ends, text in self._runs:
-      start, stop = np.searchsorted(run_keys, low), len(run_keys)
-      if last < num_shards:
-        stop = np.searchsorted(run_keys, high)
-      if start == stop:
-        continue
-      keys.append(np.array(run_keys[start:stop]))
-      ends = np.array(ends[start : stop + 1])
-      joined = text[ends[0] : ends[-1]].tobytes()
-      ends -= ends[0]
-      texts += [joined[a:b] for a, b in zip(ends[:-1], ends[1:])]
-    if not keys:
+    all_ends = self._spans(
+      (n, 'ends', rows[n][0] * 8, rows[n][1] * 8 + 8) for n in kept
+    )
+    keys, ends, texts = [], [], []
+    for run_keys, run_ends in zip(all_keys, all_ends):
+      run_keys = np.frombuffer(run_keys, manifest_lib.KEY)
+      shards = manifest_lib.shards_of(run_keys, num_shards)
+      start, stop = np.searchsorted(shards, (first, last))
+      keys.append(run_keys[start:stop])
+      ends.append(np.frombuffer(run_ends, _END)[start : stop + 1])
+    found = self._spans(
+      (n, 'text', int(e[0]), int(e[-1])) for n, e in zip(kept, ends)
+    )
+    for joined, run_ends in zip(found, ends):
+      places = (run_ends - run_ends[0]).tolist()
+      texts += [joined[a:b] for a, b in zip(places[:-1], places[1:])]
+    if not texts:
       return np.empty(0, manifest_lib.KEY), []
     keys, places = np.unique(np.concatenate(keys), return_index=True)
     return keys, [texts[place].decode() for place in places]
+
+  def _spans(self, spans):
+    """Returns parts of runs' files, (number, suffix, start, stop)."""
+    spans = [
+      (f'{self._base(number)}.{suffix}', start, stop)
+      for number, suffix, start, stop in spans
+    ]
+    real = [span for span in spans if span[1] < span[2]]
+    found = dict(zip(real, files.read_spans(real, output.FIELD)))
+    lost = [span[0] for span in real if found[span] is None]
+    if lost:
+      raise ValueError(
+        f'{lost[0]} has gone while it was in use; run imagen-jax encode again'
+      )
+    return [found.get(span, b'') for span in spans]

@@ -17,6 +17,7 @@ import threading
 from array_record.python import array_record_module
 import numpy as np
 
+from imagen_jax import storage
 from imagen_jax.text import codec
 from imagen_jax.text import files
 from imagen_jax.text import manifest as manifest_lib
@@ -26,6 +27,8 @@ _OPEN_SHARDS = 256
 # Records of a source that a store does not know which are looked at before a
 # run: seconds, also of a source in a bucket.
 _CHECKED = 4096
+# What NumPy and ArrayRecord raise of files that are not whole.
+UNREADABLE = (OSError, ValueError, RuntimeError, IndexError, EOFError)
 
 
 class _Shard:
@@ -37,13 +40,13 @@ class _Shard:
     self._lock = threading.Lock()
     self._offsets = None
     try:
-      self.keys = _load_keys(f'{path}.npy', in_memory)
+      self.keys = load_keys(f'{path}.npy', in_memory)
       self._reader = array_record_module.ArrayRecordReader(
         f'{path}.array_record',
         options='readahead_buffer_size:0,max_parallelism:0',
       )
       num_records = self._reader.num_records()
-    except (OSError, ValueError, RuntimeError, IndexError) as error:
+    except UNREADABLE as error:
       raise self._corrupt(error) from error
     if self.keys.dtype != manifest_lib.KEY or num_records != len(self.keys):
       raise self._corrupt(f'{num_records} records, {len(self.keys)} keys')
@@ -103,11 +106,11 @@ class _Shard:
     return embeds
 
 
-def _load_keys(name, in_memory):
+def load_keys(name, in_memory):
   """Returns a shard's keys; on disk, of which a lookup touches few pages."""
   if '://' not in name:
     return np.load(name, mmap_mode=None if in_memory else 'r')
-  contents = files.read(name, manifest_lib.FIELD)
+  contents = storage.read(name, manifest_lib.FIELD)
   if contents is None:
     raise FileNotFoundError(f'no {name}')
   return np.load(io.BytesIO(contents))

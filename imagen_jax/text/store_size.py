@@ -1,4 +1,7 @@
-"""How large a store is, before it is written."""
+"""How large a store is, before it is written.
+
+`benchmarks/store_size.py` prints a table of it.
+"""
 
 import dataclasses
 

@@ -7,9 +7,13 @@ import os
 from array_record.python import array_record_module
 import numpy as np
 
+from imagen_jax import storage
 from imagen_jax.text import codec
 from imagen_jax.text import files
 from imagen_jax.text import manifest as manifest_lib
+from imagen_jax.text import store as store_lib
+
+_RECORDS = 64  # Read at once, so that a bucket is not asked for each.
 
 
 def verify(
@@ -19,21 +23,17 @@ def verify(
 
   Besides the two files' hashes are checked: that each record decodes, under its
   own key, in order, in the right shard; that it has a length that the store
-  may hold and is finite; and the counts. One record, and the keys of one
+  may hold and is finite; and the counts. Some records, and the keys of one
   shard, are in memory at a time.
 
   Args:
-    path: the store's folder.
+    path: the store's folder, or gs://...
     report: is told (shards checked, shards) after each.
 
   Raises:
-    ValueError: where the folder holds no finished store of this machine.
+    ValueError: where the folder holds no finished store, or storage cannot be
+      reached.
   """
-  if '://' in path:
-    raise ValueError(
-      f'--verify is {path!r}; accepted: a folder, or a bucket that is mounted '
-      'as one'
-    )
   path = files.resolve(path, manifest_lib.FIELD)
   manifest = manifest_lib.read(path)
   if manifest is None:
@@ -47,39 +47,57 @@ def verify(
     num_shards = len(part['shards'])
     for shard, note in enumerate(part['shards']):
       base = manifest_lib.shard_path(path, number, shard, num_shards)
-      found = _check_files(base, note)
-      if not found or os.path.exists(f'{base}.array_record'):
+      found, missing = _check_files(base, note)
+      if not missing:
         found += _check_records(base, shard, num_shards, note, manifest)
       if found:
-        wrong[os.path.relpath(base, path)] = found
+        wrong[base.removeprefix(f'{path}/')] = found
       done += 1
       report(done, total)
   return manifest, wrong
 
 
 def _check_files(base, note):
-  wrong = []
+  """Returns what is wrong with the files, and whether one is missing."""
+  wrong, missing = [], False
   for name, expected in note['sha256'].items():
     try:
-      with open(os.path.join(os.path.dirname(base), name), 'rb') as file:
-        found = hashlib.file_digest(file, 'sha256').hexdigest()
-    except OSError as error:
+      found = _digest(f'{os.path.dirname(base)}/{name}')
+    except OSError as error:  # Such as of a disk that fails.
       wrong.append(f'{name}: {error.strerror}')
       continue
-    if found != expected:
+    if found is None:
+      wrong.append(f'{name}: missing')
+      missing = True
+    elif found != expected:
       wrong.append(f'{name}: not the bytes that were written')
-  return wrong
+  return wrong, missing
+
+
+def _digest(path):
+  """Returns the hash of a file, or None where there is none.
+
+  Of a bucket the whole file is in memory, a shard of about a GiB at most.
+  """
+  if storage.is_bucket(path):
+    contents = storage.read(path, manifest_lib.FIELD)
+    return None if contents is None else hashlib.sha256(contents).hexdigest()
+  try:
+    with open(path, 'rb') as file:
+      return hashlib.file_digest(file, 'sha256').hexdigest()
+  except FileNotFoundError:
+    return None
 
 
 def _check_records(base, shard, num_shards, note, manifest):
   try:
-    keys = np.load(f'{base}.npy')
+    keys = store_lib.load_keys(f'{base}.npy', in_memory=True)
     reader = array_record_module.ArrayRecordReader(
       f'{base}.array_record',
       options='readahead_buffer_size:0,max_parallelism:0',
     )
     size = reader.num_records()
-  except (OSError, ValueError, RuntimeError, IndexError) as error:
+  except store_lib.UNREADABLE as error:
     return [f'cannot be opened ({str(error).splitlines()[0]})']
   if (
     keys.dtype != manifest_lib.KEY or not size == len(keys) == note['captions']
@@ -94,8 +112,8 @@ def _check_records(base, shard, num_shards, note, manifest):
     wrong.append('keys of another shard')
   identity = manifest['identity']
   tokens, bad, first = 0, 0, None
-  for row, key in enumerate(keys):
-    reason, length = _check_record(reader, row, key, identity)
+  for row, (key, record) in enumerate(zip(keys, _records(reader, size))):
+    reason, length = _check_record(record, key, identity)
     tokens += length
     if reason:
       bad, first = bad + 1, first or f'record {row}: {reason}'
@@ -106,14 +124,29 @@ def _check_records(base, shard, num_shards, note, manifest):
   return wrong
 
 
-def _check_record(reader, row, key, identity):
+def _records(reader, size):
+  """Yields records, some at a time; for one that cannot be read, the error."""
+  for start in range(0, size, _RECORDS):
+    rows = range(start, min(start + _RECORDS, size))
+    try:
+      yield from reader.read(list(rows))
+    except store_lib.UNREADABLE:
+      for row in rows:
+        try:
+          yield from reader.read([row])
+        except store_lib.UNREADABLE as error:
+          yield error
+
+
+def _check_record(record, key, identity):
   """Returns what is wrong with a record, or '', and its tokens."""
   try:
-    (record,) = reader.read([row])
+    if isinstance(record, Exception):
+      raise record
     found, embed = codec.decode(
       record, identity['embed_dim'], identity['stored_dtype']
     )
-  except (ValueError, RuntimeError, IndexError) as error:
+  except store_lib.UNREADABLE as error:
     return str(error).splitlines()[0], 0
   if found != key.ljust(manifest_lib.KEY_BYTES, b'\0'):
     return 'under the key of another', len(embed)

@@ -3,36 +3,38 @@
 Which captions a shard holds, and what is computed of them, depends on the
 captions alone. So a shard has the same bytes whoever writes it: each host takes
 its share of them, and a run that was killed goes on with those that are not
-finished. A shard's files get their names when they are whole, its note (.json)
-after them, and the manifest last of all.
+finished. Shards (`part.py`) get their names when they are whole, and the
+manifest comes last of all.
 """
 
 from collections.abc import Callable
-from collections.abc import Iterator
 import dataclasses
 import hashlib
 import json
 import math
-import os
-import shutil
 import time
 
-from array_record.python import array_record_module
 import numpy as np
 
+from imagen_jax import storage
+from imagen_jax.text import batches as batches_lib
 from imagen_jax.text import codec
+from imagen_jax.text import files
 from imagen_jax.text import manifest as manifest_lib
+from imagen_jax.text import output
+from imagen_jax.text import part as part_lib
 from imagen_jax.text import shapes as shapes_lib
 from imagen_jax.text import spool as spool_lib
 from imagen_jax.text import store as store_lib
-from imagen_jax.text import tokenizer as tokenizer_lib
 
 # Bytes of a shard, at most about: large enough that 860 million captions at T5
 # XXL's width stay near 10^5 files, small enough to be held while it is written.
 _SHARD_BYTES = 2**30
 # Captions, about, that are taken out of the spool at once.
 _GROUP_CAPTIONS = 2**18
+# Between looks at what other hosts have written; a thousand hosts look.
 _POLL_SECONDS = 0.5
+_POLL_SECONDS_BUCKET = 10.0
 
 
 @dataclasses.dataclass
@@ -78,7 +80,7 @@ def write(
   and one shard of embeddings; see `spool`.
 
   Args:
-    path: the store's folder.
+    path: the store's folder, or gs://...
     sources: of captions; what hosts together encode.
     encoder: has `tokenizer`, `encode_tokens` and `row_multiple`, as
       `encoder.TextEncoder` has; or a function that makes one, which is called
@@ -100,11 +102,7 @@ def write(
     ValueError: where the store is of another encoder, or cannot be written
       there; an embedding is not finite; or the sources have no captions.
   """
-  if '://' in path:
-    raise ValueError(
-      f'--out is {path!r}; accepted: a folder, or a bucket that is mounted as '
-      'one; a finished store may be copied to a bucket and read there'
-    )
+  path = files.resolve(path, output.FIELD)
   manifest = manifest_lib.read(path)
   if manifest is None:
     manifest = {
@@ -122,11 +120,11 @@ def write(
 
   job = _Job(path, manifest, sources, identity, rows, shapes, run_records)
   job.scan(encoder, host, report)
-  _wait(job.spool.is_complete)
+  _wait(job.spool.is_complete, path)
   job.plan(shard_bytes)
-  if job.num_shards:
+  if job.part.num_shards:
     job.encode(encoder, host, report)
-    _wait(job.is_complete)
+    _wait(lambda: job.is_complete(host[1]), path)
   barrier()
   # From here on no other host looks at the spool or at the shards' notes.
   if host[0] == 0:
@@ -135,10 +133,11 @@ def write(
   return manifest_lib.read(path)
 
 
-def _wait(ready):
+def _wait(ready, path):
   """Waits for what other hosts write."""
+  bucket = storage.is_bucket(path)
   while not ready():
-    time.sleep(_POLL_SECONDS)
+    time.sleep(_POLL_SECONDS_BUCKET if bucket else _POLL_SECONDS)
 
 
 class _Job:
@@ -152,7 +151,6 @@ class _Job:
     self._identity = identity
     self._rows = rows
     self._shapes = shapes or shapes_lib.lengths(identity['max_length'])
-    self._part = len(manifest['parts'])
     self._sources = [
       {'name': s.name, 'fingerprint': s.fingerprint, 'records': len(s)}
       for s in sources
@@ -160,10 +158,9 @@ class _Job:
     self._encoder = None
     said = [manifest, identity, self._sources, rows, self._shapes, run_records]
     self._plan = _hash(said)
-    folder = os.path.join(path, f'spool-{self._plan[:16]}')
-    self.spool = spool_lib.Spool(folder, sources, run_records)
-    self.num_shards = None
-    self._seen = 0
+    self._folder = f'{path}/spool-{self._plan[:16]}'
+    self.spool = spool_lib.Spool(self._folder, sources, run_records)
+    self.part = None
 
   def _make(self, encoder):
     if self._encoder is None:
@@ -172,6 +169,10 @@ class _Job:
     return self._encoder
 
   def scan(self, encoder, host, report):
+    """Writes this host's share of the runs."""
+    # Whether one may write here is known before anything is computed.
+    name = f'{self._folder}/host-{host[0]:06d}.json'
+    output.write_json(name, {'plan': self._plan})
     lacking = lambda keys: np.ones(len(keys), bool)
     if self._manifest['parts']:
       store = store_lib.EmbeddingStore(self._path)
@@ -203,48 +204,48 @@ class _Job:
     width = codec.token_bytes(
       self._identity['embed_dim'], self._identity['stored_dtype']
     )
-    self.num_shards = math.ceil(tokens * width / shard_bytes)
-    self._plan = _hash([self._plan, self.num_shards])
-    if not self.num_shards and not self._manifest['parts']:
+    num_shards = math.ceil(tokens * width / shard_bytes)
+    self._plan = _hash([self._plan, num_shards])
+    number = len(self._manifest['parts'])
+    self.part = part_lib.Part(self._path, number, num_shards, self._plan)
+    if not num_shards and not self._manifest['parts']:
       raise ValueError(
         'the tasks of data.tasks have no captions; accepted: at least one'
       )
 
-  def _base(self, shard):
-    return manifest_lib.shard_path(
-      self._path, self._part, shard, self.num_shards
-    )
+  def _done(self, host, num_hosts):
+    """Returns the name of the file that says that a host is done."""
+    return f'done-{self._plan[:16]}-{host:06d}-of-{num_hosts:06d}.json'
 
-  def _note(self, shard):
-    """Returns the note of a shard that was finished under this plan."""
-    note = manifest_lib.read_json(f'{self._base(shard)}.json')
-    return note if note and note['plan'] == self._plan else None
-
-  def is_complete(self):
+  def is_complete(self, num_hosts):
     """Returns whether every host's shards are there."""
-    while self._seen < self.num_shards and self._note(self._seen):
-      self._seen += 1  # A note is read once, however often this is asked.
-    return self._seen == self.num_shards
+    names = set(files.names(self._folder, 'done-', output.FIELD))
+    return all(
+      self._done(host, num_hosts) in names for host in range(num_hosts)
+    )
 
   def encode(self, encoder, host, report):
-    """Writes this host's share of the shards."""
+    """Writes this host's share of the shards, then says so to the others."""
+    num_shards = self.part.num_shards
+    done = f'{self._folder}/{self._done(*host)}'
+    output.remove(done)  # Of a run that was stopped later than here.
     # Neighbours, so that many can be taken out of the spool together.
-    first, last = (
-      self.num_shards * n // host[1] for n in (host[0], host[0] + 1)
-    )
-    share = (last - first) / self.num_shards
+    first, last = (num_shards * n // host[1] for n in (host[0], host[0] + 1))
+    share = (last - first) / num_shards
     progress = Progress('encode', round(self._num_captions * share))
     self._start = time.monotonic()
-    group = max(1, self.num_shards * _GROUP_CAPTIONS // self._num_captions)
+    group = max(1, num_shards * _GROUP_CAPTIONS // self._num_captions)
     for start in range(first, last, group):
       stop = min(start + group, last)
       self._encode_group(start, stop, encoder, progress, report)
+    output.write_json(done, [first, last])
 
   def _encode_group(self, start, stop, encoder, progress, report):
-    notes = [self._note(shard) for shard in range(start, stop)]
+    notes = self.part.notes(start, stop)
     if not all(notes):
-      keys, captions = self.spool.read(start, stop, self.num_shards)
-      shards = manifest_lib.shards_of(keys, self.num_shards)
+      num_shards = self.part.num_shards
+      keys, captions = self.spool.read(start, stop, num_shards)
+      shards = manifest_lib.shards_of(keys, num_shards)
       bounds = np.searchsorted(shards, np.arange(start, stop + 1)).tolist()
     for number, note in enumerate(notes):
       if note:
@@ -253,12 +254,15 @@ class _Job:
         continue
       part = slice(*bounds[number : number + 2])
       records = [b''] * len(keys[part])
-      batches = _Batches(
-        self._make(encoder), captions[part], self._identity, self._rows
+      batches = batches_lib.Batches(
+        self._make(encoder),
+        captions[part],
+        self._identity['max_length'],
+        self._rows,
       )
       for positions, embeds, computed in batches.run(self._shapes):
         for position, embed in zip(positions, embeds, strict=True):
-          records[position] = _record(
+          records[position] = batches_lib.record(
             keys[part][position],
             embed,
             captions[part][position],
@@ -270,127 +274,22 @@ class _Job:
         progress.computed += computed
         progress.seconds = time.monotonic() - self._start
         report(progress)
-      self._write_shard(start + number, keys[part], records, batches)
-
-  def _write_shard(self, shard, keys, records, batches):
-    """Writes a shard whole under other names, then gives it its own."""
-    base = self._base(shard)
-    os.makedirs(os.path.dirname(base), exist_ok=True)
-    if os.path.exists(f'{base}.json'):
-      os.remove(f'{base}.json')  # The note of an older plan.
-    writer = array_record_module.ArrayRecordWriter(
-      # Embeddings hardly compress; without it a record is one read.
-      f'{base}.array_record.tmp',
-      'group_size:1,uncompressed',
-    )
-    for record in records:
-      writer.write(record)
-    writer.close()
-    with open(f'{base}.npy.tmp', 'wb') as file:
-      np.save(file, keys)
-    hashes = {}
-    for suffix in ('array_record', 'npy'):
-      name = f'{base}.{suffix}'
-      with open(f'{name}.tmp', 'rb') as file:
-        digest = hashlib.file_digest(file, 'sha256').hexdigest()
-      hashes[os.path.basename(name)] = digest
-      manifest_lib.publish(name)
-    note = {
-      'plan': self._plan,
-      'captions': len(keys),
-      'tokens': int(batches.lengths.sum()),
-      'cut': batches.num_cut,
-      'sha256': hashes,
-    }
-    manifest_lib.write_json(f'{base}.json', note)
+      tokens = int(batches.lengths.sum())
+      self.part.write(
+        start + number, keys[part], records, tokens, batches.num_cut
+      )
 
   def finish(self):
     """Writes the manifest with the new part; the shards' notes go into it."""
-    manifest = self._manifest
-    notes = [self._note(shard) for shard in range(self.num_shards)]
-    part = {
-      'mentions': self._counts['mentions'],
-      'empty': self._counts['empty'],
-      'cut': sum(note['cut'] for note in notes),
-      'shards': [
-        {name: note[name] for name in ('captions', 'tokens', 'sha256')}
-        for note in notes
-      ],
-    }
-    # Sources whose captions the store had already make no part.
-    parts = manifest['parts'] + ([part] if notes else [])
-    every = [shard for part in parts for shard in part['shards']]
-    manifest = {
-      **manifest,
-      'sources': manifest['sources'] + self._sources,
-      'num_captions': sum(shard['captions'] for shard in every),
-      'num_tokens': sum(shard['tokens'] for shard in every),
-      'num_cut': sum(part['cut'] for part in parts),
-      'parts': parts,
-    }
-    manifest_lib.write_json(
-      os.path.join(self._path, manifest_lib.MANIFEST), manifest
+    notes = self.part.finished()
+    manifest = manifest_lib.extended(
+      self._manifest, self._sources, self._counts, notes
     )
-    self._clean({name for note in notes for name in note['sha256']})
-
-  def _clean(self, wanted):
-    """Removes what has done its work, and what a killed run has left."""
-    for name in os.listdir(self._path):
-      if name.startswith('spool-'):
-        shutil.rmtree(os.path.join(self._path, name))
-    if wanted:
-      folder = os.path.dirname(self._base(0))
-      for name in set(os.listdir(folder)) - wanted:
-        os.remove(os.path.join(folder, name))
-
-
-class _Batches:
-  """The captions of one shard, by length.
-
-  Attributes:
-    lengths: tokens of each, int [n].
-    num_cut: how many were longer.
-  """
-
-  def __init__(self, encoder, captions, identity, rows):
-    self._encoder = encoder
-    self._rows = rows * encoder.row_multiple
-    self._tokens, self.num_cut = encoder.tokenizer.ragged(
-      captions, identity['max_length']
-    )
-    self.lengths = np.array([len(ids) for ids in self._tokens], int)
-
-  def run(self, shapes) -> Iterator:
-    """Yields positions, embeddings [l, D] of each, tokens computed."""
-    waiting = None
-    for positions, length in shapes_lib.tiles(self.lengths, shapes, self._rows):
-      batch = [self._tokens[i] for i in positions]
-      padded = tokenizer_lib.pad(batch, self._rows, length)
-      embed = self._encoder.encode_tokens(*padded)
-      # The device works on this batch while the one before it is fetched.
-      if waiting:
-        yield self._fetch(*waiting)
-      waiting = positions, embed
-    if waiting:
-      yield self._fetch(*waiting)
-
-  def _fetch(self, positions, embed):
-    embed = np.asarray(embed)
-    real = [
-      row[:length]
-      for row, length in zip(embed, self.lengths[positions], strict=False)
-    ]
-    return positions, real, embed.shape[0] * embed.shape[1]
-
-
-def _record(key, embed, caption, stored_dtype) -> bytes:
-  """Returns the bytes of one record."""
-  if not np.isfinite(embed.astype(np.float32)).all():
-    raise ValueError(
-      f'the embedding of {caption!r} is not finite; accepted: finite ones; '
-      'text.checkpoint may be corrupt, or text.dtype too coarse for it'
-    )
-  return codec.encode(key, embed, stored_dtype)
+    output.write_json(f'{self._path}/{manifest_lib.MANIFEST}', manifest)
+    # What has done its work, and what a killed run has left.
+    output.remove_folders(self._path, 'spool-')
+    if notes:
+      self.part.clean(notes)
 
 
 def _hash(value) -> str:

@@ -1,4 +1,8 @@
-"""Checkpoints: state, data position and config, saved together by Orbax."""
+"""Checkpoints: state, data position and config, saved together by Orbax.
+
+Beside the config lies the identity of the text encoder (`text/identity.py`),
+which the config does not say: it names a place, not what lies there.
+"""
 
 import pathlib
 
@@ -61,8 +65,21 @@ class Checkpointer:
     """All complete steps, in order."""
     return sorted(self._manager.all_steps())
 
-  def save(self, state: state_lib.TrainState, data: dict, cfg: config.Config):
-    """Starts to save `state` and the loader's position `data` at its step."""
+  def save(
+    self,
+    state: state_lib.TrainState,
+    data: dict,
+    cfg: config.Config,
+    identity: dict,
+  ):
+    """Starts to save a state at its step.
+
+    Args:
+      state: of the run.
+      data: the loader's position.
+      cfg: the run's config.
+      identity: of its text encoder.
+    """
     self._manager.save(
       int(state.step),
       # When to save is the loop's business. Unforced, Orbax may leave a save
@@ -71,7 +88,9 @@ class Checkpointer:
       args=ocp.args.Composite(
         state=ocp.args.PyTreeSave(state),
         data=ocp.args.JsonSave(data),
-        config=ocp.args.JsonSave({'json': config.to_json(cfg)}),
+        config=ocp.args.JsonSave(
+          {'json': config.to_json(cfg), 'text_identity': identity}
+        ),
       ),
     )
 
@@ -98,10 +117,17 @@ class Checkpointer:
 
   def config(self, step: int) -> config.Config:
     """The config that `step` was saved under."""
+    return config.from_json(self._said(step)['json'])
+
+  def identity(self, step: int) -> dict | None:
+    """The identity of the text encoder of `step`; None before 0.1.0."""
+    return self._said(step).get('text_identity')
+
+  def _said(self, step):
     restored = self._manager.restore(
       step, args=ocp.args.Composite(config=ocp.args.JsonRestore())
     )
-    return config.from_json(restored.config['json'])
+    return restored.config
 
   def ema_shapes(self, step: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Shape and type of each EMA parameter of `step`, by 'a/b' name."""

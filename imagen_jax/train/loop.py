@@ -10,19 +10,18 @@ from imagen_jax import storage
 from imagen_jax import structs
 from imagen_jax.data import loader as loader_lib
 from imagen_jax.data import tasks as tasks_lib
+from imagen_jax.text import identity as identity_lib
 from imagen_jax.text import online as online_lib
 from imagen_jax.text import store as store_lib
 from imagen_jax.train import checkpoint
 from imagen_jax.train import metrics as metrics_lib
 from imagen_jax.train import optimizer
+from imagen_jax.train import reading
+from imagen_jax.train import reports
 from imagen_jax.train import samples as samples_lib
 from imagen_jax.train import state as state_lib
 from imagen_jax.train import step as step_lib
 from imagen_jax.train import stopping
-
-# Share of the state that may lie whole on every device without a word: biases
-# and norms do.
-_FEW_COPIES = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,11 +48,13 @@ def train(
   Args:
     config: the run.
     workdir: a folder, local or in a bucket: checkpoints, metrics, samples.
-    allow_config_change: resume although the config has changed.
+    allow_config_change: resume although the config, or the text encoder that
+      lies where it says, has changed.
 
   Raises:
     ValueError: where the config does not fit the machine, the data, the store
-      or the checkpoint; before the first step.
+      or the checkpoint, or the text encoder is not the checkpoint's; before
+      the first step.
     FloatingPointError: where a loss or gradient is not finite, before the
       next line of metrics or checkpoint is written.
     OSError: where the workdir cannot be written.
@@ -64,6 +65,9 @@ def train(
   mesh = sharding.make_mesh(config.mesh)
   rows = sharding.local_rows(mesh, config.train.batch_size, config.mesh)
   store = None if config.text.online else _open_store(config)
+  identity = (
+    store.manifest['identity'] if store else identity_lib.of(config.text)
+  )
 
   with (
     sharding.use_mesh(mesh, config.mesh),
@@ -75,9 +79,10 @@ def train(
   ):
     start_step = checkpointer.latest() or 0
     if start_step:
-      _check_config(
-        checkpointer.config(start_step), config, allow_config_change
-      )
+      found = checkpointer.identity(start_step)
+      changes = config_lib.differences(checkpointer.config(start_step), config)
+      changes += identity_lib.changes(found, identity) if found else []
+      _check_changes(changes, allow_config_change)
     online = None
     if config.text.online:
       online = online_lib.Online(config.text, mesh)
@@ -104,12 +109,19 @@ def train(
       name=config.stage.name,
       enabled=first_host,
     ) as writer:
-      writer.say(_describe(config, mesh, state, start_step))
-      if text := _warn_of_copies(state, mesh):
+      writer.say(reports.describe(config, mesh, state, start_step))
+      if text := reports.warn_of_copies(state, mesh):
         writer.say(text)
+      if start_step and not found:
+        writer.say(
+          f'the checkpoint of step {start_step} has no identity of its text '
+          'encoder; this one is taken for it'
+        )
       if first_host:
         path = storage.Path(workdir) / 'config.json'
         path.write_text(config_lib.to_json(config))
+      cut = reports.Cut(store, online, config.text.max_length)
+      cut.say(writer)
       interval = metrics_lib.Interval(config.train.batch_size, kept)
       saved, waited = start_step, 0.0
       previous = None
@@ -129,9 +141,10 @@ def train(
           _check_finite(interval, step, saved)
           values = interval.flush()
           values['data_wait_seconds'] = loader.wait_seconds - waited
-          values['bad_records'] = _num_bad(loader)
+          values |= reading.metrics(_records_read(loader, config))
           waited = loader.wait_seconds
           writer.write(step, values)
+          cut.say(writer)
         if sampler and _is_time(step, config.train.sample_every, config):
           samples = sampler.draw(state.ema_params)
           if first_host:
@@ -143,12 +156,16 @@ def train(
           _check_finite(interval, step, saved)
           writer.flush()
           position = {'loader': loader.state(), 'interval': interval.state()}
-          checkpointer.save(state, position, config)
+          checkpointer.save(state, position, config, identity)
           saved = step
         if signal and step < config.train.num_steps:
           return Outcome(step, signal)
-      if _num_bad(loader):
-        writer.say(f'bad records were skipped:\n{loader.tally.table()}')
+      left_out = reading.table(_records_read(loader, config), _tasks(config))
+      if left_out:
+        writer.say(f'records that were left out, on all hosts:\n{left_out}')
+      # Their keys are known to the host that read them.
+      if loader.tally.table():
+        writer.say(f'bad ones of the first host:\n{loader.tally.table()}')
   return Outcome(max(start_step, config.train.num_steps), None)
 
 
@@ -168,10 +185,14 @@ def _check_finite(interval, step, saved):
     )
 
 
-def _num_bad(loader):
-  """Records that this host has skipped since it started."""
-  counts = loader.tally.counts().values()
-  return sum(sum(task['bad'].values()) for task in counts)
+def _tasks(config):
+  """The names of the tasks, in an order that all hosts have."""
+  return [task.name for task in config.data.tasks]
+
+
+def _records_read(loader, config):
+  """Records that hosts have read since they started; see `reading`."""
+  return reading.over_hosts(loader.tally.counts(), _tasks(config))
 
 
 def _to_batch(rows):
@@ -196,9 +217,19 @@ def _open_store(config):
 
 
 def _make_sampler(config, store, online, mesh):
-  """The sampler of held-out captions; None where `train.sample_every` is 0."""
+  """The sampler of held-out captions; None where `train.sample_every` is 0.
+
+  Raises:
+    ValueError: where a task has nothing held out.
+  """
   if not config.train.sample_every:
     return None
+  for name in tasks_lib.without_heldout(config):
+    raise ValueError(
+      f'train.sample_every is {config.train.sample_every}, but '
+      f'data.tasks[{name}] has no {tasks_lib.HELDOUT!r} split; accepted: a '
+      'dataset that has one, or train.sample_every=0'
+    )
   num = config.train.num_samples
   some = dataclasses.replace(
     config, train=dataclasses.replace(config.train, batch_size=num)
@@ -212,35 +243,10 @@ def _make_sampler(config, store, online, mesh):
   return samples_lib.Sampler(config, examples, mesh)
 
 
-def _check_config(old, new, allowed):
-  changes = config_lib.differences(old, new)
+def _check_changes(changes, allowed):
   if changes and not allowed:
     raise ValueError(
       "the config differs from the checkpoint's: "
       + '; '.join(changes)
       + '; accepted: the same, another --workdir, or --allow-config-change'
     )
-
-
-def _describe(config, mesh, state, start_step):
-  count = sum(x.size for x in jax.tree.leaves(state.params))
-  axes = ', '.join(f'{name} {size}' for name, size in mesh.shape.items())
-  how = f'resuming from step {start_step}' if start_step else 'from step 0'
-  return (
-    f'{config.stage.name}: {count:,} parameters, mesh ({axes}) on '
-    f'{jax.process_count()} host(s), {how} of {config.train.num_steps:,}'
-  )
-
-
-def _warn_of_copies(state, mesh):
-  """A warning where much of the state is whole on every device, else ''."""
-  copies = sharding.whole_copies(state, mesh)
-  size = sum(n for _, n in copies)
-  share = size / sum(x.nbytes for x in jax.tree.leaves(state))
-  if share <= _FEW_COPIES:
-    return ''
-  largest = ', '.join(f'{path} ({n:,} bytes)' for path, n in copies[:3])
-  return (
-    f'{share:.0%} of the state ({size:,} bytes) is whole on every device, '
-    f'since mesh.fsdp and mesh.model do not divide it; the largest: {largest}'
-  )

@@ -5,6 +5,7 @@ import math
 import sys
 import time
 
+import jax
 import numpy as np
 from tensorboard.compat.proto import event_pb2
 from tensorboard.compat.proto import summary_pb2
@@ -31,12 +32,12 @@ class MetricWriter:
     workdir: of the run.
     start_step: finished updates so far; what stands after is cut.
     num_steps: of the whole run, for the progress bar.
-    name: shown before the bar.
+    name: shown before the bar, and before what is said.
     enabled: whether this is the first host.
   """
 
   def __init__(self, workdir, *, start_step, num_steps, name, enabled):
-    self._enabled = enabled
+    self._enabled, self._name = enabled, name
     if not enabled:
       return
     self._mirror = None
@@ -106,9 +107,9 @@ class MetricWriter:
       self._bar.update()
 
   def say(self, text: str):
-    """Prints a line above the progress bar."""
+    """Prints a line above the progress bar, after the stage's name."""
     if self._enabled:
-      self._bar.write(text, file=sys.stderr)
+      self._bar.write(f'{self._name}: {text}', file=sys.stderr)
 
   def write(self, step: int, values: dict[str, float]):
     """Writes `values` of finished update `step` everywhere."""
@@ -198,9 +199,11 @@ class Interval:
 
   def state(self) -> list[dict]:
     """What was kept, fetched: numbers that JSON can hold, exactly."""
+    # All at once: to wait for one number after another takes a round trip to
+    # the device for each of some hundreds.
     self._steps = [
       {name: float(value) for name, value in metrics.items()}
-      for metrics in self._steps
+      for metrics in jax.device_get(self._steps)
     ]
     return list(self._steps)
 

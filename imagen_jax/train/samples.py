@@ -22,7 +22,9 @@ def to_uint8(x) -> np.ndarray:
 class Sampler:
   """Draws the same held-out captions with the same noise, as a run goes on.
 
-  A super-resolution stage is given the real low-res image.
+  A super-resolution stage is given the real low-res image. One that is trained
+  on crops shows crops: held-out ones, each from its own low-res image. How
+  whole pictures come out, `imagen-jax sample` shows.
 
   Args:
     cfg: the run.

@@ -23,20 +23,35 @@ def started(monkeypatch):
 
 
 def test_one_process_starts_nothing(started, monkeypatch):
-  monkeypatch.setattr(devices, '_is_tpu_host', lambda: False)
+  monkeypatch.setattr(devices, '_num_tpu_chips', lambda: 0)
   devices.start()
   assert 'initialize' not in started
   assert 'jax_platforms' not in started
 
 
 def test_hosts_of_a_pod_find_each_other(started, monkeypatch):
-  monkeypatch.setattr(devices, '_is_tpu_host', lambda: True)
+  monkeypatch.setattr(devices, '_num_tpu_chips', lambda: 4)
   devices.start()
   assert started['initialize'] == ()
   started.clear()
-  for given in ({'simulated_devices': 2}, {'alone': True}):
-    devices.start(**given)
-    assert 'initialize' not in started
+  devices.start(simulated_devices=2)
+  assert 'initialize' not in started
+
+
+@pytest.mark.parametrize('chips, bounds', [(1, '1,1,1'), (4, '2,2,1')])
+def test_one_host_of_a_pod_can_work_alone(started, monkeypatch, chips, bounds):
+  monkeypatch.setattr(devices, '_num_tpu_chips', lambda: chips)
+  environment = {}
+  monkeypatch.setattr(devices.os, 'environ', environment)
+  environment['HOME'] = '/home/me'
+  devices.start(alone=True)
+  assert 'initialize' not in started
+  assert environment['TPU_PROCESS_BOUNDS'] == '1,1,1'
+  assert environment['TPU_CHIPS_PER_PROCESS_BOUNDS'] == bounds
+  # Who sets them knows better.
+  environment['TPU_CHIPS_PER_PROCESS_BOUNDS'] = '4,1,1'
+  devices.start(alone=True)
+  assert environment['TPU_CHIPS_PER_PROCESS_BOUNDS'] == '4,1,1'
 
 
 def test_hosts_elsewhere_are_told(started):

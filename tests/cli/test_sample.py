@@ -36,6 +36,7 @@ def test_defaults_are_the_stages_own(asked):
     'seed': 0,
     'batch_size': 64,
     'text_checkpoint': None,
+    'text_vocabulary': None,
     'devices_per_image': 1,
     'preset': None,
     'settings': [],

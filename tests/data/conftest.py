@@ -64,7 +64,14 @@ def write(path, splits, form='array_record', features=None):
   return str(path)
 
 
-def config(*tasks, image_size=8, lowres_size=None, batch_size=8, **data_fields):
+def config(
+  *tasks,
+  image_size=8,
+  lowres_size=None,
+  whole_size=None,
+  batch_size=8,
+  **data_fields,
+):
   """Returns a config over tasks of (name, path) or (name, path, rate)."""
   tasks = tuple(
     task
@@ -80,7 +87,10 @@ def config(*tasks, image_size=8, lowres_size=None, batch_size=8, **data_fields):
   )
   return config_lib.Config(
     stage=config_lib.StageConfig(
-      image_size=image_size, lowres_size=lowres_size, unet=unet
+      image_size=image_size,
+      lowres_size=lowres_size,
+      whole_size=whole_size,
+      unet=unet,
     ),
     data=config_lib.DataConfig(tasks=tasks, **data_fields),
     train=config_lib.TrainConfig(batch_size=batch_size),

@@ -5,12 +5,13 @@ from imagen_jax.data import inspection
 
 def test_a_report_tells_counts_captions_and_bad_records(toy, eleven, tmp_path):
   examples = [toy.example(0, 8, 16), toy.example(1), toy.example(2, 4)]
+  examples.append({**toy.example(3), 'image': b'bad'})
   path = toy.write(tmp_path / 'some', {'train': examples})
   config = toy.config(('a', path), ('b', eleven, 3.0))
   report = list(inspection.describe(config, scan=100, seconds=0))
   assert report == [
     'task a: 25.0% of the mixture',
-    '  train: 3 records',
+    '  train: 4 records',
     '    captions: 2 distinct among 2 read, 2 to 2 words (mean 2.0)',
     '    pictures: 2 read, shorter side 8 to 8, longer side 8 to 16 pixels',
     'task b: 75.0% of the mixture',
@@ -20,7 +21,8 @@ def test_a_report_tells_counts_captions_and_bad_records(toy, eleven, tmp_path):
     '  heldout: 2 records',
     '    captions: 6 distinct among 6 read, 3 to 3 words (mean 3.0)',
     '    pictures: 2 read, shorter side 8 to 8, longer side 8 to 8 pixels',
-    'bad records:\n  a: picture too small: 1 (k2)',
+    'bad records:\n  a: undecodable picture: 1 (k3)',
+    'dropped records:\n  a: shorter side under 8 pixels: 1 of 4 (25.0%)',
   ]
 
 
@@ -30,14 +32,16 @@ def test_a_split_without_usable_records_is_told(toy, tmp_path):
   assert report[2:] == [
     '    captions: none',
     '    pictures: none',
-    'bad records:\n  a: picture too small: 1 (k0)',
+    'bad records: none',
+    'dropped records:\n  a: shorter side under 8 pixels: 1 of 1 (100.0%)',
   ]
 
 
 def test_reading_is_timed(toy, twenty):
   config = toy.config(('a', twenty))
-  *_, bad, speed = inspection.describe(config, scan=3, seconds=0.01)
+  *_, bad, dropped, speed = inspection.describe(config, scan=3, seconds=0.01)
   assert bad == 'bad records: none'
+  assert dropped == 'dropped records: none'
   assert speed.startswith('reading: ') and speed.endswith(' images/s')
 
 

@@ -122,3 +122,58 @@ def test_lowres_is_what_the_stage_below_sees_of_the_same_square():
     preprocess.resize, [{'image': image}], image_size=4, lowres_size=None
   )
   np.testing.assert_array_equal(above['lowres'], below['image'])
+
+
+@pytest.mark.parametrize(
+  ('shape', 'expected'),
+  [
+    ((16, 16), (8, 8)),
+    ((12, 20), (8, 13)),
+    ((17, 9), (15, 8)),
+    ((8, 9), (8, 9)),
+  ],
+)
+def test_the_shorter_side_is_shrunk(shape, expected):
+  image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+  (found,) = run(preprocess.shrink_whole, [{'image': image}], size=8)
+  assert found['image'].shape == (*expected, 3)
+  assert found['image'].dtype == np.float32
+  if shape == (16, 16):
+    mean = image.reshape(8, 2, 8, 2, 3).mean((1, 3))
+    np.testing.assert_allclose(found['image'], mean, rtol=1e-6)
+  if shape == expected:
+    np.testing.assert_array_equal(found['image'], image)
+
+
+def test_the_shorter_side_is_met_whatever_it_was():
+  """For a side that is no divisor, by rounding: never a pixel too few."""
+  images = [{'image': ramp(side, side + 1)} for side in range(33, 200, 7)]
+  for found in run(preprocess.shrink_whole, images, size=33):
+    assert min(found['image'].shape[:2]) == 33
+
+
+@pytest.mark.parametrize(('height', 'width'), [(4, 4), (5, 10), (11, 4)])
+def test_a_square_is_cut_in_the_middle(height, width):
+  image = ramp(height, width)
+  options = {'size': 4, 'crop': 'center'}
+  (found,) = run(preprocess.cut_square, [{'image': image}], **options)
+  top, left = (height - 4) // 2, (width - 4) // 2
+  square = image[top : top + 4, left : left + 4]
+  np.testing.assert_array_equal(found['image'], square)
+
+
+def test_squares_are_cut_anywhere_along_both_sides_and_by_seed():
+  examples = [{'image': ramp(6, 8)}] * 300
+  options = {'size': 4, 'crop': 'random'}
+  found = run(preprocess.cut_square, examples, **options)
+  again = run(preprocess.cut_square, examples, **options)
+  corners = []
+  for one, same in zip(found, again):
+    np.testing.assert_array_equal(one['image'], same['image'])
+    row, column = map(int, one['image'][0, 0, :2])
+    square = ramp(6, 8)[row : row + 4, column : column + 4]
+    np.testing.assert_array_equal(one['image'], square)
+    corners.append((row, column))
+  # All of them: neither side hangs on the other.
+  assert len(set(corners)) == 3 * 5
+  assert max(corners.count(corner) for corner in set(corners)) < 45

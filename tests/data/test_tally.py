@@ -12,13 +12,36 @@ def test_counts_and_table_tell_task_reason_and_the_first_keys():
   tally.add_bad('b', 'empty caption', 'x')
   tally.add_bad('b', 'empty caption', 'x')
   assert tally.counts() == {
-    'a': {'seen': 10, 'bad': {'undecodable picture': 7}},
-    'b': {'seen': 2, 'bad': {'empty caption': 2}},
+    'a': {'seen': 10, 'bad': {'undecodable picture': 7}, 'dropped': {}},
+    'b': {'seen': 2, 'bad': {'empty caption': 2}, 'dropped': {}},
   }
   assert tally.table() == (
     '  a: undecodable picture: 7 (k0, k1, k2, k3, k4, ...)\n'
     '  b: empty caption: 2 (x)'
   )
+  assert tally.dropped_table() == ''
+
+
+def test_dropped_records_are_told_with_their_share():
+  tally = tally_lib.Tally(0.0)
+  for _ in range(3):
+    tally.add_dropped('a', 'too small')
+  tally.add_good('a')
+  assert tally.counts() == {
+    'a': {'seen': 4, 'bad': {}, 'dropped': {'too small': 3}}
+  }
+  assert tally.dropped_table() == '  a: too small: 3 of 4 (75.0%)'
+  assert tally.table() == ''
+
+
+def test_dropped_records_do_not_stop_a_run():
+  tally = tally_lib.Tally(0.01)
+  for number in range(10_000):
+    tally.add_dropped('a', 'too small')
+    if number % 200 == 0:
+      # 1% of what can be used, half of that of all.
+      tally.add_bad('a', 'empty caption', 'k')
+  assert tally.error is None
 
 
 def test_a_share_clearly_over_the_limit_stops_after_enough_records():
@@ -60,6 +83,13 @@ def test_a_limit_of_none_stops_at_the_first():
 
 def test_a_task_without_usable_records_stops_at_once():
   tally = tally_lib.Tally(1.0)
-  with pytest.raises(ValueError, match="task 'a': every record is bad"):
-    tally.add_hopeless('a')
-  assert tally.error is not None
+  tally.add_bad('a', 'empty caption', 'k')
+  tally.add_dropped('a', 'too small')
+  words = "^task 'a': none of 2 records of 'train' can be used; accepted: usab"
+  with pytest.raises(ValueError, match=words) as caught:
+    tally.add_hopeless('a', 'train', 2)
+  assert tally.error is caught.value
+  assert str(caught.value).splitlines()[1:] == [
+    '  a: empty caption: 1 (k)',
+    '  a: too small: 1 of 2 (50.0%)',
+  ]

@@ -23,9 +23,11 @@ def test_configs_that_read_differently_do_not_clash(toy, twenty, eleven):
     toy.config(('a', twenty), image_size=4),
     toy.config(('a', twenty), lowres_size=4),
     toy.config(('a', twenty), crop='random'),
+    toy.config(('a', twenty), image_size=4, lowres_size=2),
+    toy.config(('a', twenty), image_size=4, lowres_size=2, whole_size=8),
   ]
   names = {tasks_lib.task(config, 'a').name for config in [one, *others]}
-  assert len(names) == 5
+  assert len(names) == 7
   longer = dataclasses.replace(
     one, train=dataclasses.replace(one.train, num_steps=7)
   )
@@ -120,6 +122,19 @@ def test_examples_are_counted_by_task_and_split(toy, twenty, eleven):
   assert tasks_lib.num_examples(config) == {
     'a': {'train': 20, 'heldout': 5},
     'b': {'train': 11, 'heldout': 2},
+  }
+
+
+def test_tasks_without_held_out_records_are_named(toy, twenty, tmp_path):
+  examples = [toy.example(0)]
+  without = toy.write(tmp_path / 'without', {'train': examples})
+  empty = toy.write(tmp_path / 'empty', {'train': examples, 'heldout': []})
+  config = toy.config(('a', without), ('b', twenty), ('c', empty))
+  assert tasks_lib.without_heldout(config) == ['a', 'c']
+  assert tasks_lib.num_examples(config) == {
+    'a': {'train': 1},
+    'b': {'train': 20, 'heldout': 5},
+    'c': {'train': 1},
   }
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from imagen_jax import config as config_lib
-from imagen_jax.text import files
+from imagen_jax import storage
 from imagen_jax.text import identity as identity_lib
 from imagen_jax.text import manifest as manifest_lib
 from imagen_jax.text import spool as spool_lib
@@ -196,15 +196,16 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(tmp_path):
   assert rest.rows < whole.rows
 
 
-def test_a_stale_shard_is_not_taken(tmp_path):
+@pytest.mark.parametrize('shard_bytes', [2000, 4000])
+def test_a_stale_shard_is_not_taken(shard_bytes, tmp_path):
   with pytest.raises(KeyboardInterrupt):
     write(tmp_path, encoder=FakeEncoder(fail_after=5), shard_bytes=2000)
   assert list(tmp_path.glob('part-000/*.json'))
   changed = IDENTITY | {'checkpoint': 'other'}
   encoder = FakeEncoder()
-  # In fewer and larger shards: those of before are of no use.
+  # Under the names of those of before, and in fewer and larger shards.
   manifest = write(
-    tmp_path, encoder=encoder, identity=changed, shard_bytes=4000
+    tmp_path, encoder=encoder, identity=changed, shard_bytes=shard_bytes
   )
   assert encoder.rows == 200
   found = contents(tmp_path)
@@ -272,6 +273,15 @@ def test_another_identity_is_refused(tmp_path):
     write(tmp_path, identity=other)
 
 
+@pytest.mark.parametrize('name', IDENTITY)
+def test_what_differs_is_named(name):
+  manifest = {'identity': IDENTITY}
+  other = IDENTITY | {name: 'other'}
+  words = rf"config asks for: {name} is {IDENTITY[name]!r} in the store, 'othe"
+  with pytest.raises(ValueError, match=words):
+    manifest_lib.check_identity('s', manifest, other)
+
+
 def test_check_compares_config_and_weights(tmp_path, monkeypatch):
   write(tmp_path)
   store = store_lib.EmbeddingStore(tmp_path)
@@ -288,28 +298,73 @@ def test_check_compares_config_and_weights(tmp_path, monkeypatch):
     store.check(wide, read_checkpoint=False)
 
 
-def test_an_address_is_not_written_to():
-  with pytest.raises(ValueError, match="is 'gs://b/s'; accepted: a folder, or"):
-    write('gs://b/s')
+def test_an_unknown_address_is_refused():
+  with pytest.raises(ValueError, match="--out is 'ftp://b/s'; accepted: a loc"):
+    write('ftp://b/s')
   with pytest.raises(ValueError, match="'ftp://b/s'; accepted: a local path,"):
     store_lib.EmbeddingStore('ftp://b/s')
 
 
-def test_a_bucket_is_read_as_a_folder_is(tmp_path, monkeypatch):
-  """With a local folder behind the address; ArrayRecord reads gs:// itself."""
-  write(tmp_path, shard_bytes=2000)
-  local = lambda path: path.replace('gs://bucket/s', str(tmp_path))
-  read = lambda path, field: pathlib.Path(local(path)).read_bytes()
-  monkeypatch.setattr(files, 'read', read)
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+  """A folder behind gs://bucket, for TensorStore and for ArrayRecord."""
+  folder = tmp_path / 'bucket'
+  folder.mkdir()
+  local = lambda path: path.replace('gs://bucket', str(folder))
+  kvstore = storage.kvstore
+  monkeypatch.setattr(
+    storage,
+    'kvstore',
+    lambda path, *, folder: kvstore(local(path), folder=folder),
+  )
   opened = store_lib.array_record_module.ArrayRecordReader
   monkeypatch.setattr(
     store_lib.array_record_module,
     'ArrayRecordReader',
     lambda path, **options: opened(local(path), **options),
   )
+  monkeypatch.setattr(write_store, '_POLL_SECONDS_BUCKET', 0.05)
+  return folder
+
+
+def test_a_bucket_is_read_as_a_folder_is(bucket):
+  """With a local folder behind the address; ArrayRecord reads gs:// itself."""
+  write(bucket / 's', shard_bytes=2000)
   store = store_lib.EmbeddingStore('gs://bucket/s/', memory_bytes=0)
   embed, _ = store.lookup(CAPTIONS[:3], 8)
   np.testing.assert_array_equal(embed[2, :3], embed_of(CAPTIONS[2])[:3])
+
+
+def test_a_bucket_gets_the_same_bytes(bucket, tmp_path):
+  """By three hosts, after one was stopped, and then with a part more."""
+  options = {'shard_bytes': 2000, 'run_records': 30}
+  address = 'gs://bucket/s'
+  some = CAPTIONS[:150]
+  with pytest.raises(KeyboardInterrupt):
+    write(address, some, FakeEncoder(fail_after=9), **options)
+  assert list(bucket.glob('s/part-000/*.json'))
+  encoders = [FakeEncoder() for _ in range(3)]
+
+  def run(host, barrier):
+    encoder = encoders[host[0]]
+    return write(address, some, encoder, host=host, barrier=barrier, **options)
+
+  on_hosts(3, run)
+  assert 0 < sum(encoder.rows for encoder in encoders) < 150
+  write(address, CAPTIONS, **options)
+  for captions in (some, CAPTIONS):
+    write(tmp_path / 'folder', captions, **options)
+  assert contents(bucket / 's') == contents(tmp_path / 'folder')
+
+
+def test_where_one_may_not_write_is_told_before_computing(bucket):
+  (bucket / 'file').write_text('')
+  encoder = FakeEncoder()
+  words = r'--out gs://bucket/file/spool-\w+/host-000000.json cannot be writte'
+  with pytest.raises(ValueError, match=words) as caught:
+    write('gs://bucket/file', encoder=encoder)
+  assert '\n' not in str(caught.value)
+  assert not encoder.shapes
 
 
 def test_what_is_no_store_is_refused(tmp_path):
@@ -325,7 +380,8 @@ def test_what_is_no_store_is_refused(tmp_path):
 
 @pytest.mark.parametrize('memory_bytes', [0, 2**20])
 @pytest.mark.parametrize(
-  'damage', ['no index', 'short index', 'no shard', 'short shard']
+  'damage',
+  ['no index', 'short index', 'empty index', 'no shard', 'short shard'],
 )
 def test_a_damaged_shard_is_refused(tmp_path, damage, memory_bytes):
   write(tmp_path)
@@ -333,6 +389,8 @@ def test_a_damaged_shard_is_refused(tmp_path, damage, memory_bytes):
   index = shard.with_suffix('.npy')
   if damage == 'no index':
     index.unlink()
+  elif damage == 'empty index':
+    index.write_bytes(b'')
   elif damage == 'short index':
     index.write_bytes(index.read_bytes()[:-16])
   elif damage == 'no shard':

@@ -14,7 +14,14 @@ from imagen_jax.train import optimizer
 from imagen_jax.train import state as state_lib
 
 # What depends on the machine, not on the run.
-_OF_THE_MACHINE = ('images_per_second', 'data_wait_seconds', 'bad_records')
+_OF_THE_MACHINE = (
+  'images_per_second',
+  'data_wait_seconds',
+  'records_read',
+  'bad_records',
+  'dropped_records',
+  'dropped_share',
+)
 
 
 def metrics(workdir):

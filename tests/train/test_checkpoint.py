@@ -11,6 +11,7 @@ from imagen_jax.train import checkpoint
 from imagen_jax.train import state as state_lib
 
 CONFIG = config_lib.Config(train=config_lib.TrainConfig(seed=7))
+IDENTITY = {'encoder': 'fake', 'max_length': 8, 'checkpoint': 'c0ffee'}
 
 
 def places(**sizes):
@@ -51,7 +52,7 @@ def test_a_state_comes_back_on_another_mesh(tmp_path):
   position = {'loader': {'step': 3}, 'interval': [{'loss': 0.1, 'n': np.nan}]}
   with checkpoint.Checkpointer(str(tmp_path)) as checkpointer:
     assert checkpointer.latest() is None
-    checkpointer.save(saved, position, CONFIG)
+    checkpointer.save(saved, position, CONFIG, IDENTITY)
   with checkpoint.Checkpointer(str(tmp_path)) as checkpointer:
     assert checkpointer.latest() == 3
     for sizes in ({'fsdp': 8, 'data': 1}, {'model': 4}):
@@ -68,6 +69,7 @@ def test_a_state_comes_back_on_another_mesh(tmp_path):
       )
       np.testing.assert_equal(got, position)
     assert checkpointer.config(3) == CONFIG
+    assert checkpointer.identity(3) == IDENTITY
 
 
 def test_the_newest_are_kept_and_none_is_left_out(tmp_path):
@@ -75,7 +77,7 @@ def test_the_newest_are_kept_and_none_is_left_out(tmp_path):
   with checkpoint.Checkpointer(str(tmp_path), keep=2) as checkpointer:
     # One on the heels of the other, as when a signal comes after a save.
     for step in (1, 2, 3, 4):
-      checkpointer.save(state(step, shardings), {}, CONFIG)
+      checkpointer.save(state(step, shardings), {}, CONFIG, IDENTITY)
   with checkpoint.Checkpointer(str(tmp_path)) as checkpointer:
     assert checkpointer.steps() == [3, 4]
     restored, _ = checkpointer.restore(3, abstract(shardings))
@@ -85,17 +87,17 @@ def test_the_newest_are_kept_and_none_is_left_out(tmp_path):
 def test_a_save_that_cannot_be_is_no_silence(tmp_path):
   shardings = places()
   with checkpoint.Checkpointer(str(tmp_path)) as checkpointer:
-    checkpointer.save(state(2, shardings), {}, CONFIG)
+    checkpointer.save(state(2, shardings), {}, CONFIG, IDENTITY)
     with pytest.raises(ValueError, match='already exists'):
-      checkpointer.save(state(2, shardings), {}, CONFIG)
-    checkpointer.save(state(1, shardings), {}, CONFIG)
+      checkpointer.save(state(2, shardings), {}, CONFIG, IDENTITY)
+    checkpointer.save(state(1, shardings), {}, CONFIG, IDENTITY)
     assert checkpointer.steps() == [1, 2]
 
 
 def test_averages_are_read_alone_and_by_name(tmp_path):
   saved = state(5, places(fsdp=4))
   with checkpoint.Checkpointer(str(tmp_path)) as checkpointer:
-    checkpointer.save(saved, {}, CONFIG)
+    checkpointer.save(saved, {}, CONFIG, IDENTITY)
   with checkpoint.Checkpointer(str(tmp_path), create=False) as checkpointer:
     shapes = checkpointer.ema_shapes(5)
     assert {name: s.shape for name, s in shapes.items()} == dict.fromkeys(
@@ -120,7 +122,7 @@ def test_small_copies_are_not_cut_in_slices(tmp_path, monkeypatch):
     lambda *args, **kwargs: slices.append(args) or real(*args, **kwargs),
   )
   with checkpoint.Checkpointer(str(tmp_path)) as checkpointer:
-    checkpointer.save(state(1, places()), {}, CONFIG)
+    checkpointer.save(state(1, places()), {}, CONFIG, IDENTITY)
   assert not slices
 
 
@@ -135,5 +137,5 @@ def test_looking_makes_no_folder(tmp_path):
 def test_a_relative_workdir(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   with checkpoint.Checkpointer('run') as checkpointer:
-    checkpointer.save(state(1, places()), {}, CONFIG)
+    checkpointer.save(state(1, places()), {}, CONFIG, IDENTITY)
   assert (tmp_path / 'run' / 'checkpoints' / '1').is_dir()

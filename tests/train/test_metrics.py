@@ -141,6 +141,29 @@ def test_an_interval_goes_on_where_it_was_saved(monkeypatch):
   assert values == expected
 
 
+def test_numbers_are_asked_for_before_any_is_waited_for():
+  events = []
+
+  class OnDevice:
+    """A number that tells what is done to it."""
+
+    def copy_to_host_async(self):
+      events.append('asked')
+
+    def __array__(self, *args, **kwargs):
+      events.append('waited')
+      return np.array(2.0, np.float32)
+
+  interval = metrics_lib.Interval(batch_size=4)
+  for _ in range(3):
+    interval.add({'loss': OnDevice(), 'grad_norm': OnDevice()})
+  assert interval.state() == [{'loss': 2.0, 'grad_norm': 2.0}] * 3
+  assert events == ['asked'] * 6 + ['waited'] * 6
+  # What was fetched stays.
+  assert interval.flush()['loss'] == 2.0
+  assert len(events) == 12
+
+
 @pytest.mark.parametrize(
   'bad, expected',
   [

@@ -1,6 +1,8 @@
 """Training with the encoder in the program gives the losses of the store."""
 
 import dataclasses
+import pathlib
+import re
 import shutil
 
 import pytest
@@ -10,6 +12,7 @@ from imagen_jax.data import tasks
 from imagen_jax.text import encoder as encoder_lib
 from imagen_jax.text import encoders
 from imagen_jax.text import identity
+from imagen_jax.text import store as store_lib
 from imagen_jax.text import tokenizer as tokenizer_lib
 from imagen_jax.text import write_store
 from imagen_jax.train import loop
@@ -91,6 +94,39 @@ def test_a_run_goes_on_online_bit_for_bit(
   loop.train(online, str(tmp_path / 'run'))
   runs.assert_same(tmp_path / 'run', expected, 8)
   assert picture(tmp_path / 'run') == picture(expected)
+
+
+def test_captions_that_are_cut_are_counted(cfg, from_store, tmp_path, capfd):
+  """Of a run from a store, and of one online."""
+  shutil.copytree(from_store, tmp_path / 'run')
+  shutil.rmtree(tmp_path / 'run' / 'checkpoints' / '8')
+  manifest = store_lib.EmbeddingStore(cfg.text.store).manifest
+  cut, every = manifest['num_cut'], manifest['num_captions']
+  assert 0 < cut < every
+  for settings, words in (
+    (
+      [],
+      f'{cut} of {every} captions of text.store were cut to text.max_length',
+    ),
+    (
+      ['text.online=true', 'train.num_steps=6'],
+      r'\d+ of \d+ captions that this host has encoded were cut to .*, 24 tok',
+    ),
+  ):
+    changed = config_lib.override(cfg, ['train.sample_every=0', *settings])
+    loop.train(changed, str(tmp_path / 'run'), allow_config_change=True)
+    assert re.search(words, capfd.readouterr().err)
+    shutil.rmtree(tmp_path / 'run' / 'checkpoints' / '8', ignore_errors=True)
+
+
+def test_online_is_of_the_encoder_of_the_checkpoint(cfg, from_store, tmp_path):
+  shutil.copytree(from_store, tmp_path / 'run')
+  other = pathlib.Path(cfg.text.checkpoint).parent / 't5_1_1_bf16'
+  changed = config_lib.override(
+    cfg, ['text.online=true', f'text.checkpoint={other}']
+  )
+  with pytest.raises(ValueError, match=r'differs .*: text.checkpoint \(finger'):
+    loop.train(changed, str(tmp_path / 'run'))
 
 
 def test_captions_that_the_store_lacks_are_told_before_the_first_step(

@@ -6,8 +6,8 @@ import pytest
 
 from imagen_jax import config as config_lib
 from imagen_jax import sharding
-from imagen_jax.train import loop
 from imagen_jax.train import optimizer
+from imagen_jax.train import reports
 from imagen_jax.train import state as state_lib
 
 
@@ -120,9 +120,9 @@ def test_what_is_whole_on_every_device_is_told_where_it_is_much(sharded):
   copies = sharding.whole_copies(abstract, mesh)
   assert copies == sharding.whole_copies(state, mesh)
   assert ('step', 4) in copies
-  assert not loop._warn_of_copies(state, mesh)
+  assert not reports.warn_of_copies(state, mesh)
   whole = jax.device_put(state.params, sharding.replicated(mesh))
-  said = loop._warn_of_copies(state.replace(params=whole), mesh)
+  said = reports.warn_of_copies(state.replace(params=whole), mesh)
   largest = max(jax.tree.leaves(whole), key=lambda x: x.nbytes)
   assert 'the largest: params/' in said
   assert f'({largest.nbytes:,} bytes)' in said

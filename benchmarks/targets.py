@@ -1,0 +1,133 @@
+r"""Trains the quickstart's cascade with each target; draws with each sampler.
+
+    python benchmarks/targets.py --quickstart quickstart --out targets
+
+takes data and embeddings from what `bash launch/quickstart.sh` left, trains
+both stages once a target (ten minutes each on two cores), and scores the same
+held-out captions with every sampler. Prints two tables in Markdown: what each
+target reaches with the stages' own sampler, and the shapes that are right by
+target and sampler. What OUT has already is not done again.
+"""
+
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+
+REPO = pathlib.Path(__file__).resolve().parent.parent
+
+STAGES = {'base': 'configs/tiny_base.py', 'sr': 'configs/tiny_sr.py'}
+# What each target sets; the quickstart's own is x.
+TARGETS = {
+  'x': {'prediction': 'x', 'loss': 'x'},
+  'v': {'prediction': 'v', 'loss': 'v'},
+  'eps': {'prediction': 'eps', 'loss': 'eps'},
+  'edm': {'prediction': 'edm', 'loss': 'edm', 'schedule': 'edm'},
+}
+# Rows of `steps.py`: the stages' own, then about as many calls of the others.
+SAMPLERS = (
+  'ddim:24,12',
+  'ancestral:64,32',
+  'dpmpp:12,6',
+  'dpmpp_sde:24,12',
+  'heun+karras:24,12',
+)
+COLUMNS = (
+  ('shapes', 'colour'),
+  ('shapes', 'shape'),
+  ('shapes', 'position'),
+  ('openmoji', 'background'),
+  ('openmoji', 'top1'),
+  ('openmoji', 'top5'),
+)
+
+
+def run(*command):
+  """Runs a command of this project, or stops."""
+  print('+', *command, flush=True)
+  subprocess.run([sys.executable, *map(str, command)], cwd=REPO, check=True)
+
+
+def train(target, quickstart, out):
+  """Trains and exports both stages; returns the folders of their weights."""
+  places = {
+    'data.tasks.shapes.path': quickstart / 'data/shapes',
+    'data.tasks.openmoji.path': quickstart / 'data/openmoji',
+    'text.store': quickstart / 'embeddings',
+  }
+  fields = {f'stage.diffusion.{k}': v for k, v in TARGETS[target].items()}
+  weights = []
+  for stage, config in STAGES.items():
+    export = out / target / 'export' / stage
+    if not export.is_dir():
+      workdir = out / target / stage
+      flags = ['--config', config, '--workdir', workdir]
+      for field, value in {**places, **fields}.items():
+        flags += ['--set', f'{field}={value}']
+      run('-m', 'imagen_jax', 'train', *flags)
+      run('-m', 'imagen_jax', 'export', '--workdir', workdir, '--out', export)
+    weights.append(export)
+  return weights
+
+
+def draw(target, weights, quickstart, out, num_prompts):
+  """Draws and scores with each sampler; returns {row of `steps.py`: scores}."""
+  folder = out / target / 'steps'
+  flags = ['--weights', *weights, '--out', folder, '--batch-size', '50']
+  flags += ['--prompts', quickstart / 'score_prompts.txt']
+  flags += ['--num-prompts', num_prompts]
+  run('benchmarks/steps.py', *flags, *SAMPLERS)
+  found = {}
+  for row in SAMPLERS:
+    name = row.replace(':', '_').replace(',', '_')
+    found[row] = json.loads((folder / f'{name}.json').read_text())['scores']
+  return found
+
+
+def share(scores, group, key):
+  """A share as text; '-' where nothing was scored."""
+  right = scores.get(group, {}).get('right', {})
+  return f'{right[key]:.0%}' if key in right else '-'
+
+
+def table(head, rows):
+  """A table in Markdown whose first column is of words."""
+  lines = [head, ['---', *['---:'] * (len(head) - 1)], *rows]
+  return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+
+
+def main():
+  """Trains, draws, and prints both tables."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('--quickstart', required=True, metavar='DIR')
+  parser.add_argument('--out', required=True, metavar='DIR')
+  parser.add_argument('--num-prompts', type=int, default=300, metavar='N')
+  parser.add_argument('targets', nargs='*', metavar='TARGET')
+  args = parser.parse_args()
+  for target in args.targets:
+    if target not in TARGETS:
+      parser.error(f'target is {target!r}; accepted: {", ".join(TARGETS)}')
+  quickstart = pathlib.Path(args.quickstart).resolve()
+  out = pathlib.Path(args.out).resolve()
+  found = {}
+  for target in args.targets or TARGETS:
+    weights = train(target, quickstart, out)
+    found[target] = draw(target, weights, quickstart, out, args.num_prompts)
+  own = [
+    [target, *(share(scores[SAMPLERS[0]], *column) for column in COLUMNS)]
+    for target, scores in found.items()
+  ]
+  print(table(['target', *(f'{g}: {k}' for g, k in COLUMNS)], own))
+  print()
+  every = [
+    [target, *(share(scores[row], 'shapes', 'all') for row in SAMPLERS)]
+    for target, scores in found.items()
+  ]
+  print(table(['target', *SAMPLERS], every))
+
+
+if __name__ == '__main__':
+  main()

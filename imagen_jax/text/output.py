@@ -1,0 +1,116 @@
+"""Files of a store that is being written, each whole or not at all.
+
+Paths are resolved (`files.resolve`): of a folder that all hosts see, or of a
+bucket, gs://..., where an object appears when all of it has been sent.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+
+import tensorstore as ts
+
+from imagen_jax import storage
+from imagen_jax.text import files
+
+FIELD = '--out'
+# What a process killed amid a write leaves, beside the file's name.
+_UNFINISHED = '.tmp'
+
+
+def write(path: str, contents: bytes) -> None:
+  """Writes a file.
+
+  Raises:
+    ValueError: where a bucket does not take it.
+    OSError: where a folder does not.
+  """
+  if not storage.is_bucket(path):
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path + _UNFINISHED, 'wb') as file:
+      file.write(contents)
+    _publish(path)
+    return
+  folder, _, name = path.rpartition('/')
+  try:
+    _open(folder).write(name, contents).result()
+  except ValueError as error:
+    raise _unwritable(path, error) from error
+
+
+@contextlib.contextmanager
+def staged(path: str):
+  """Gives the name of a local file to write, which then becomes `path`.
+
+  Where that is in a bucket, the file is held in memory as it is sent.
+  """
+  if not storage.is_bucket(path):
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    yield path + _UNFINISHED
+    _publish(path)
+    return
+  with tempfile.TemporaryDirectory() as folder:
+    local = os.path.join(folder, 'file')
+    yield local
+    with open(local, 'rb') as file:
+      write(path, file.read())
+
+
+def _publish(path):
+  """Gives a finished file its name, safe on disk first."""
+  with open(path + _UNFINISHED, 'rb') as file:
+    os.fsync(file.fileno())
+  os.replace(path + _UNFINISHED, path)
+
+
+def write_json(path: str, value) -> None:
+  """Writes a file of JSON."""
+  write(path, json.dumps(value, indent=1).encode() + b'\n')
+
+
+def read_json(paths: list[str]) -> list:
+  """Returns what files of JSON hold, None for those that are not there."""
+  found = files.read_spans([(path, None, None) for path in paths], FIELD)
+  return [None if each is None else json.loads(each) for each in found]
+
+
+def remove(path: str) -> None:
+  """Removes a file, if it is there."""
+  if not storage.is_bucket(path):
+    with contextlib.suppress(FileNotFoundError):
+      os.remove(path)
+    return
+  folder, _, name = path.rpartition('/')
+  try:
+    _open(folder).write(name, None).result()
+  except ValueError as error:
+    raise _unwritable(path, error) from error
+
+
+def remove_folders(path: str, prefix: str) -> None:
+  """Removes the folders in `path` whose names start with `prefix`."""
+  if not storage.is_bucket(path):
+    for name in os.listdir(path):
+      if name.startswith(prefix):
+        shutil.rmtree(os.path.join(path, name))
+    return
+  try:
+    keys = ts.KvStore.KeyRange(prefix, files.after(prefix))
+    _open(path).delete_range(keys).result()
+  except ValueError as error:
+    raise _unwritable(path, error) from error
+
+
+def _open(folder):
+  spec = storage.kvstore(folder, folder=True)
+  return ts.KvStore.open(spec, context=storage.CONTEXT).result()
+
+
+def _unwritable(path, error):
+  reason = str(error).split('\n')[0].split(' [')[0]
+  return ValueError(
+    f'{FIELD} {path} cannot be written: {reason}; accepted: a folder, or a '
+    'bucket that this machine may write'
+  )

@@ -1,0 +1,54 @@
+"""What all hosts have read: records used, bad and dropped."""
+
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+
+_KINDS = ('seen', 'bad', 'dropped')
+
+
+def over_hosts(counts: dict[str, dict], tasks: list[str]) -> np.ndarray:
+  """Sums of what every host counts.
+
+  Each host reads its own share of the data, so that what is wrong with some
+  of it is seen by some hosts alone. To be called on all of them, at the same
+  step.
+
+  Args:
+    counts: this host's, from `data.tally.Tally.counts`, since it started; a
+      task of which it has read nothing yet is absent.
+    tasks: names of all tasks, in an order that all hosts have.
+
+  Returns:
+    Records read, bad and dropped of each task, int64 [len(tasks), 3].
+  """
+  here = np.zeros((len(tasks), len(_KINDS)), np.int64)
+  for row, task in zip(here, tasks):
+    found = counts.get(task, {'seen': 0, 'bad': {}, 'dropped': {}})
+    row[0] = found['seen']
+    row[1:] = [sum(found[kind].values()) for kind in _KINDS[1:]]
+  if jax.process_count() == 1:
+    return here
+  # As halves: without its 64-bit mode JAX would cut them off at two billion.
+  every = multihost_utils.process_allgather(here.view(np.int32))
+  return np.ascontiguousarray(every).view(np.int64).sum(axis=0)
+
+
+def metrics(totals: np.ndarray) -> dict[str, int | float]:
+  """`over_hosts` as metrics, over all tasks."""
+  seen, bad, dropped = totals.sum(axis=0).tolist()
+  return {
+    'records_read': seen,
+    'bad_records': bad,
+    'dropped_records': dropped,
+    'dropped_share': dropped / max(seen, 1),
+  }
+
+
+def table(totals: np.ndarray, tasks: list[str]) -> str:
+  """`over_hosts` as lines, of tasks not all of whose records were used."""
+  return '\n'.join(
+    f'  {task}: {bad} bad and {dropped} dropped of {seen} records read'
+    for task, (seen, bad, dropped) in zip(tasks, totals.tolist())
+    if bad or dropped
+  )
