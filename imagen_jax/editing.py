@@ -1,9 +1,9 @@
 """Pictures of a person's own, as samplers start from them."""
 
-from etils import epath
 import numpy as np
 from PIL import Image
 
+from imagen_jax import storage
 from imagen_jax import structs
 
 
@@ -39,7 +39,7 @@ def open_pictures(image: str, mask: str | None):
 
 
 def _open(flag, path):
-  file = epath.Path(path)
+  file = storage.Path(path)
   if not file.is_file():
     raise ValueError(f'{flag} is {path!r}; accepted: a file with a picture')
   try:

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 
-from etils import epath
 import jax
 import numpy as np
 from safetensors import numpy as safetensors
@@ -12,6 +11,7 @@ from safetensors import numpy as safetensors
 import imagen_jax
 from imagen_jax import config as config_lib
 from imagen_jax import sharding
+from imagen_jax import storage
 from imagen_jax.train import checkpoint
 from imagen_jax.train import state
 
@@ -61,7 +61,8 @@ def export_weights(
   Raises:
     ValueError: where there is no such checkpoint.
   """
-  out = epath.Path(out)
+  storage.check_writable(out, '--out')
+  out = storage.Path(out)
   if out.exists() and not (out / CONFIG_FILE).exists() and any(out.iterdir()):
     raise ValueError(
       f'--out {out} holds something else; accepted: a new folder, or one '
@@ -131,15 +132,16 @@ def load_weights(folder: str) -> Stage:
   Raises:
     ValueError: where the folder is no whole export, or a file has changed.
   """
-  folder = epath.Path(folder)
+  folder = storage.Path(folder)
   path = folder / MANIFEST_FILE
-  if not path.exists():
+  found = storage.read(path, '--weights')
+  if found is None:
     raise ValueError(
       f'--weights {folder} has no {MANIFEST_FILE}; accepted: a folder that '
       '`imagen-jax export` has finished'
     )
   try:
-    manifest = json.loads(path.read_text())
+    manifest = json.loads(found)
     step, config_hash = manifest['step'], manifest['config_sha256']
     hashes = {name: e['sha256'] for name, e in manifest['files'].items()}
     identity = manifest.get('text_identity')
@@ -180,9 +182,9 @@ def _check_complete(folder, flat, config):
 
 
 def _checked(path, sha256):
-  if not path.exists():
+  blob = storage.read(path, '--weights')
+  if blob is None:
     raise ValueError(f'{path} is missing; accepted: what the manifest lists')
-  blob = path.read_bytes()
   if hashlib.sha256(blob).hexdigest() != sha256:
     raise ValueError(
       f'{path} is not what the manifest has the hash of; export it again'

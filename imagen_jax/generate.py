@@ -7,7 +7,6 @@ import hashlib
 import json
 import operator
 
-from etils import epath
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +20,7 @@ from imagen_jax import export
 from imagen_jax import grid
 from imagen_jax import presets
 from imagen_jax import sharding
+from imagen_jax import storage
 from imagen_jax import structs
 from imagen_jax.text import agreement
 from imagen_jax.text import encoder as encoder_lib
@@ -192,7 +192,8 @@ def generate(
     asked = {name: value for name, value in asked.items() if value is not None}
     stages[place] = _with_sampling(stages[place], {**own, **change, **asked})
   # Now, and not after an hour of sampling, does one learn that it cannot be.
-  out = epath.Path(out)
+  storage.check_writable(out, '--out')
+  out = storage.Path(out)
   out.mkdir(parents=True, exist_ok=True)
   layout = config.MeshConfig()
   if devices_per_image > 1:

@@ -10,6 +10,7 @@ import pathlib
 import platform
 import tarfile
 
+import fake_gcs
 import numpy as np
 import pytest
 import tokenizers
@@ -224,3 +225,38 @@ def exports(workdirs, tmp_path_factory):
   for row, workdir in workdirs.items():
     export.export_weights(workdir, str(folder / row))
   return {row: str(folder / row) for row in workdirs}
+
+
+@pytest.fixture(scope='session')
+def storage_server():
+  """The one fake storage of this process; see `fake_gcs`.
+
+  One, since TensorStore remembers where the first gs:// address led.
+  """
+  with fake_gcs.Server() as server, pytest.MonkeyPatch.context() as patch:
+    for name, value in server.env.items():
+      patch.setenv(name, value)
+    yield server
+
+
+@pytest.fixture
+def bucket(storage_server, request):
+  """A new, empty bucket of the fake storage: its name."""
+  digest = hashlib.sha256(request.node.nodeid.encode()).hexdigest()
+  name = f'bucket-{digest[:16]}'
+  storage_server.buckets[name] = {}
+  yield name
+  storage_server.denied.clear()
+  assert not storage_server.unknown
+
+
+@pytest.fixture
+def places(tiny, bucket, storage_server):
+  """Flags of `train` that name the tiny run's data and store in a bucket."""
+  folder = pathlib.Path(tiny).parent
+  storage_server.upload(folder / 'shapes', bucket, 'pairs')
+  storage_server.upload(folder / 'store', bucket, 'text')
+  flags = ['--config', tiny, '--set', f'text.store=gs://{bucket}/text']
+  for task in ('some', 'same'):
+    flags += ['--set', f'data.tasks.{task}.path=gs://{bucket}/pairs']
+  return flags

@@ -24,6 +24,7 @@ FLOORS = {
   'imagen_jax': 0,  # The package itself: its version, nothing more.
   'imagen_jax.config': 0,
   'imagen_jax.structs': 0,
+  'imagen_jax.storage': 0,
   'imagen_jax.grid': 0,
   'imagen_jax.pictures': 0,
   'imagen_jax.presets': 0,
@@ -39,6 +40,7 @@ FLOORS = {
   'imagen_jax.train.state': 2,
   'imagen_jax.train.optimizer': 2,
   'imagen_jax.train.metrics': 2,
+  'imagen_jax.train.mirror': 2,
   'imagen_jax.train.reading': 2,
   'imagen_jax.train.checkpoint': 2,
   'imagen_jax.train.stopping': 2,
@@ -66,6 +68,11 @@ ONLY = {
   'orbax': ('imagen_jax.train.checkpoint',),
   'tensorboard': ('imagen_jax.train.metrics',),
   'resvg_py': ('imagen_jax.synthetic',),
+  # One layer of files, set up in one place, before anything else uses it.
+  'etils': ('imagen_jax.storage',),
+  'fsspec': ('imagen_jax.storage',),
+  'google.cloud': ('imagen_jax.storage',),
+  'gcsfs': (),
   't5x': (),
 }
 
@@ -74,6 +81,7 @@ NEVER = {
   'imagen_jax.data': ('jax', 'flax', 'optax'),
   'imagen_jax.synthetic': ('jax', 'flax', 'optax'),
   'imagen_jax.grid': ('jax', 'flax'),
+  'imagen_jax.storage': ('jax', 'flax'),
   'imagen_jax.pictures': ('jax', 'flax'),
   'imagen_jax.diffusion': ('flax', 'optax'),
   'imagen_jax.models': ('optax',),

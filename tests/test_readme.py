@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
+from imagen_jax import storage
 from imagen_jax.cli import main
 from imagen_jax.text import encoders
-from imagen_jax.text import files
 from imagen_jax.text import store as store_lib
 from imagen_jax.text import tokenizer as tokenizer_lib
 
@@ -129,7 +129,7 @@ def small_world(tiny, tmp_path, monkeypatch):
   )
   monkeypatch.setitem(encoders.TABLE, 't5_1_1_xxl', row)
   monkeypatch.setattr(tokenizer_lib, 'load', lambda text: Letters())
-  kvstore = files.kvstore
+  kvstore = storage.kvstore
   places = {
     published: str(golden / 'checkpoint_1000'),
     'gs://BUCKET': str(tmp_path / 'BUCKET'),
@@ -141,7 +141,7 @@ def small_world(tiny, tmp_path, monkeypatch):
     assert '://' not in path
     return kvstore(path, folder=folder)
 
-  monkeypatch.setattr(files, 'kvstore', local)
+  monkeypatch.setattr(storage, 'kvstore', local)
   return tmp_path
 
 

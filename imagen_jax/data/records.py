@@ -10,6 +10,7 @@ counted.
 """
 
 import dataclasses
+import os
 
 from google.protobuf import message
 import numpy as np
@@ -17,6 +18,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from imagen_jax import pictures
+from imagen_jax import storage
 
 HELDOUT = 'heldout'
 
@@ -49,16 +51,17 @@ def open_builder(name: str, path: str) -> tfds.core.DatasetBuilder:
 
   Args:
     name: of the task, for messages.
-    path: local, or of any file system that TensorFlow reads.
+    path: local, or gs://...
 
   Raises:
-    ValueError: where there is no such dataset, or one of another form.
+    ValueError: where there is no such dataset, or one of another form; or a
+      bucket that cannot be read.
   """
   field = f'data.tasks[{name}].path'
   accepted = 'accepted: the folder of a TFDS dataset in ArrayRecord form'
-  if not path or not tf.io.gfile.isdir(path):
+  if not storage.is_bucket(path) and not os.path.isdir(path):
     raise ValueError(f'{field} is {path!r}, which is no folder; {accepted}')
-  if not tf.io.gfile.exists(f'{path}/dataset_info.json'):
+  if storage.read(f'{path.rstrip("/")}/dataset_info.json', field) is None:
     raise ValueError(
       f'{field} is {path!r}, which has no dataset_info.json; {accepted}'
     )

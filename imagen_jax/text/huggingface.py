@@ -7,6 +7,7 @@ import math
 import os
 import re
 
+from imagen_jax import storage
 from imagen_jax.text import files
 from imagen_jax.text import safetensors_files
 from imagen_jax.text import stored as stored_lib
@@ -248,7 +249,7 @@ def _stored(path, tensor, flip, order=(1, 0)):
     try:
       value = tensor.read(source)
     except OSError as error:
-      raise files.unreadable(FIELD, path, error) from error
+      raise storage.refusal(FIELD, path, 'read', error) from error
     return value.transpose(order) if flip else value
 
   if flip and len(shape) == len(order):

@@ -9,6 +9,7 @@ layout; nobody has to name it.
 import os
 import re
 
+from imagen_jax import storage
 from imagen_jax.text import files
 from imagen_jax.text import huggingface
 from imagen_jax.text import stored as stored_lib
@@ -48,11 +49,11 @@ def open_checkpoint(path: str) -> dict[str, Stored]:
   if not folder.startswith('gs://') and not os.path.isdir(folder):
     raise ValueError(f'{FIELD} is {path!r}, no such folder; {_ACCEPTED}')
 
-  index = files.read(f'{folder}/checkpoint', FIELD)
+  index = storage.read(f'{folder}/checkpoint', FIELD)
   if index is not None:
     return t5x_layouts.open_msgpack(folder, index)
   for inside in (f'{folder}/state', folder):
-    metadata = files.read(f'{inside}/_METADATA', FIELD)
+    metadata = storage.read(f'{inside}/_METADATA', FIELD)
     if metadata is not None:
       return t5x_layouts.open_orbax(inside, metadata)
   weights = huggingface.find(folder)

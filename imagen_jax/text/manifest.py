@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 
+from imagen_jax import storage
 from imagen_jax.text import files
 
 FIELD = 'text.store'
@@ -42,7 +43,7 @@ def read(path: str) -> dict | None:
     ValueError: where there is one that is not of this format, or the storage
       cannot be read.
   """
-  contents = files.read(f'{files.resolve(path, FIELD)}/{MANIFEST}', FIELD)
+  contents = storage.read(f'{files.resolve(path, FIELD)}/{MANIFEST}', FIELD)
   if contents is None:
     return None
   try:

@@ -12,6 +12,7 @@ import tempfile
 
 import tensorstore as ts
 
+from imagen_jax import storage
 from imagen_jax.text import files
 
 FIELD = '--out'
@@ -26,7 +27,7 @@ def write(path: str, contents: bytes) -> None:
     ValueError: where a bucket does not take it.
     OSError: where a folder does not.
   """
-  if not files.in_bucket(path):
+  if not storage.is_bucket(path):
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path + _UNFINISHED, 'wb') as file:
       file.write(contents)
@@ -45,7 +46,7 @@ def staged(path: str):
 
   Where that is in a bucket, the file is held in memory as it is sent.
   """
-  if not files.in_bucket(path):
+  if not storage.is_bucket(path):
     os.makedirs(os.path.dirname(path), exist_ok=True)
     yield path + _UNFINISHED
     _publish(path)
@@ -77,7 +78,7 @@ def read_json(paths: list[str]) -> list:
 
 def remove(path: str) -> None:
   """Removes a file, if it is there."""
-  if not files.in_bucket(path):
+  if not storage.is_bucket(path):
     with contextlib.suppress(FileNotFoundError):
       os.remove(path)
     return
@@ -90,7 +91,7 @@ def remove(path: str) -> None:
 
 def remove_folders(path: str, prefix: str) -> None:
   """Removes the folders in `path` whose names start with `prefix`."""
-  if not files.in_bucket(path):
+  if not storage.is_bucket(path):
     for name in os.listdir(path):
       if name.startswith(prefix):
         shutil.rmtree(os.path.join(path, name))
@@ -103,8 +104,8 @@ def remove_folders(path: str, prefix: str) -> None:
 
 
 def _open(folder):
-  spec = files.kvstore(folder, folder=True)
-  return ts.KvStore.open(spec, context=files.CONTEXT).result()
+  spec = storage.kvstore(folder, folder=True)
+  return ts.KvStore.open(spec, context=storage.CONTEXT).result()
 
 
 def _unwritable(path, error):

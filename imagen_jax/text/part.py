@@ -11,6 +11,7 @@ import os
 from array_record.python import array_record_module
 import numpy as np
 
+from imagen_jax import storage
 from imagen_jax.text import files
 from imagen_jax.text import manifest as manifest_lib
 from imagen_jax.text import output
@@ -110,7 +111,7 @@ class Part:
     wanted = {name for note in notes for name in note['sha256']}
     folder = os.path.dirname(self._base(0))
     found = files.names(folder, 'shard-', output.FIELD)
-    if not files.in_bucket(folder):
+    if not storage.is_bucket(folder):
       found = os.listdir(folder)  # What storage calls hidden, too.
     for name in set(found) - wanted:
       output.remove(f'{folder}/{name}')

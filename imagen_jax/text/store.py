@@ -17,6 +17,7 @@ import threading
 from array_record.python import array_record_module
 import numpy as np
 
+from imagen_jax import storage
 from imagen_jax.text import codec
 from imagen_jax.text import files
 from imagen_jax.text import manifest as manifest_lib
@@ -109,7 +110,7 @@ def load_keys(name, in_memory):
   """Returns a shard's keys; on disk, of which a lookup touches few pages."""
   if '://' not in name:
     return np.load(name, mmap_mode=None if in_memory else 'r')
-  contents = files.read(name, manifest_lib.FIELD)
+  contents = storage.read(name, manifest_lib.FIELD)
   if contents is None:
     raise FileNotFoundError(f'no {name}')
   return np.load(io.BytesIO(contents))

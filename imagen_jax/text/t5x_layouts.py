@@ -17,7 +17,7 @@ import msgpack
 import numpy as np
 import tensorstore as ts
 
-from imagen_jax.text import files
+from imagen_jax import storage
 from imagen_jax.text import stored as stored_lib
 
 FIELD = stored_lib.FIELD
@@ -60,7 +60,7 @@ def open_msgpack(folder: str, index: bytes) -> dict[str, stored_lib.Stored]:
       arrays[name] = stored_lib.of_array(leaf)
     else:
       key = 'target.' + name.replace('/', '.')
-      kvstore = files.kvstore(f'{folder}/{key}', folder=True)
+      kvstore = storage.kvstore(f'{folder}/{key}', folder=True)
       pending[name] = {'driver': 'zarr', 'kvstore': kvstore}
   return _unstack(arrays | _open_all(folder, pending))
 
@@ -97,11 +97,11 @@ def open_orbax(folder: str, metadata: bytes) -> dict[str, stored_lib.Stored]:
     if tree.get('use_ocdbt'):
       kvstore = {
         'driver': 'ocdbt',
-        'base': files.kvstore(folder, folder=True),
+        'base': storage.kvstore(folder, folder=True),
         'path': found[name] + '/',
       }
     else:
-      kvstore = files.kvstore(f'{folder}/{found[name]}', folder=True)
+      kvstore = storage.kvstore(f'{folder}/{found[name]}', folder=True)
     pending[name] = {'driver': driver, 'kvstore': kvstore}
   return _unstack(_open_all(folder, pending))
 
@@ -140,7 +140,7 @@ def _open_all(folder, specs):
       {**spec, 'fill_missing_data_reads': False},
       open=True,
       read=True,
-      context=files.CONTEXT,
+      context=storage.CONTEXT,
     )
     for name, spec in specs.items()
   }
@@ -153,13 +153,15 @@ def _stored(folder, name, future):
   try:
     array = future.result()
   except ValueError as error:
-    raise files.unreadable(f'{FIELD} {folder}:', name, error) from error
+    raise storage.refusal(f'{FIELD} {folder}:', name, 'read', error) from error
 
   def read(index):
     try:
       return array[index].read().result()
     except ValueError as error:
-      raise files.unreadable(f'{FIELD} {folder}:', name, error) from error
+      raise storage.refusal(
+        f'{FIELD} {folder}:', name, 'read', error
+      ) from error
 
   chunks = array.chunk_layout.read_chunk.shape
   return stored_lib.Stored(

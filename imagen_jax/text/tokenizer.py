@@ -13,6 +13,7 @@ import sentencepiece
 import tokenizers
 
 from imagen_jax import config as config_lib
+from imagen_jax import storage
 from imagen_jax.text import encoders
 from imagen_jax.text import files
 from imagen_jax.text import layouts
@@ -196,7 +197,7 @@ def _find(text, encoder):
     paths = [f'{f}/{name}' for f in folders for name in beside]
     paths += [encoder.vocabulary] if encoder.vocabulary else []
   for path in paths:
-    contents = files.read(path, FIELD)
+    contents = storage.read(path, FIELD)
     if contents is not None:
       return path, contents
   raise ValueError(

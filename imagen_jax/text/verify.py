@@ -7,6 +7,7 @@ import os
 from array_record.python import array_record_module
 import numpy as np
 
+from imagen_jax import storage
 from imagen_jax.text import codec
 from imagen_jax.text import files
 from imagen_jax.text import manifest as manifest_lib
@@ -78,8 +79,8 @@ def _digest(path):
 
   Of a bucket the whole file is in memory, a shard of about a GiB at most.
   """
-  if files.in_bucket(path):
-    contents = files.read(path, manifest_lib.FIELD)
+  if storage.is_bucket(path):
+    contents = storage.read(path, manifest_lib.FIELD)
     return None if contents is None else hashlib.sha256(contents).hexdigest()
   try:
     with open(path, 'rb') as file:

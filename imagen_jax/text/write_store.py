@@ -16,6 +16,7 @@ import time
 
 import numpy as np
 
+from imagen_jax import storage
 from imagen_jax.text import batches as batches_lib
 from imagen_jax.text import codec
 from imagen_jax.text import files
@@ -134,7 +135,7 @@ def write(
 
 def _wait(ready, path):
   """Waits for what other hosts write."""
-  bucket = files.in_bucket(path)
+  bucket = storage.is_bucket(path)
   while not ready():
     time.sleep(_POLL_SECONDS_BUCKET if bucket else _POLL_SECONDS)
 

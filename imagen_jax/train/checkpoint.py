@@ -6,12 +6,12 @@ which the config does not say: it names a place, not what lies there.
 
 import pathlib
 
-from etils import epath
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
 from imagen_jax import config
+from imagen_jax import storage
 from imagen_jax.train import state as state_lib
 
 _SLICE_BYTES = 1 << 20
@@ -34,9 +34,10 @@ class Checkpointer:
     self, workdir: str, *, keep: int | None = None, create: bool = True
   ):
     # Orbax asks for absolute paths, which buckets have anyway.
-    path = epath.Path(workdir)
-    if '://' not in str(workdir):
-      path = epath.Path(pathlib.Path(workdir).absolute())
+    storage.check_bucket(workdir, '--workdir')
+    path = storage.Path(workdir)
+    if not storage.is_bucket(workdir):
+      path = storage.Path(pathlib.Path(workdir).absolute())
     self._manager = ocp.CheckpointManager(
       path / 'checkpoints',
       options=ocp.CheckpointManagerOptions(

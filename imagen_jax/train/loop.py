@@ -2,11 +2,11 @@
 
 import dataclasses
 
-from etils import epath
 import jax
 
 from imagen_jax import config as config_lib
 from imagen_jax import sharding
+from imagen_jax import storage
 from imagen_jax import structs
 from imagen_jax.data import loader as loader_lib
 from imagen_jax.data import tasks as tasks_lib
@@ -60,6 +60,8 @@ def train(
     OSError: where the workdir cannot be written.
   """
   first_host = jax.process_index() == 0
+  if first_host:
+    storage.check_writable(workdir, '--workdir')
   mesh = sharding.make_mesh(config.mesh)
   rows = sharding.local_rows(mesh, config.train.batch_size, config.mesh)
   store = None if config.text.online else _open_store(config)
@@ -116,7 +118,7 @@ def train(
           'encoder; this one is taken for it'
         )
       if first_host:
-        path = epath.Path(workdir) / 'config.json'
+        path = storage.Path(workdir) / 'config.json'
         path.write_text(config_lib.to_json(config))
       cut = reports.Cut(store, online, config.text.max_length)
       cut.say(writer)
@@ -146,7 +148,7 @@ def train(
         if sampler and _is_time(step, config.train.sample_every, config):
           samples = sampler.draw(state.ema_params)
           if first_host:
-            path = epath.Path(workdir) / 'samples' / f'step_{step:08d}.png'
+            path = storage.Path(workdir) / 'samples' / f'step_{step:08d}.png'
             writer.image(step, 'samples', *sampler.write(path, samples))
         signal = stopper.should_stop(step)
         if signal or _is_time(step, config.train.checkpoint_every, config):

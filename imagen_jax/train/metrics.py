@@ -5,7 +5,6 @@ import math
 import sys
 import time
 
-from etils import epath
 import jax
 import numpy as np
 from tensorboard.compat.proto import event_pb2
@@ -13,14 +12,21 @@ from tensorboard.compat.proto import summary_pb2
 from tensorboard.summary.writer import event_file_writer
 import tqdm
 
+from imagen_jax import storage
+from imagen_jax.train import mirror
+
 METRICS_FILE = 'metrics.jsonl'
+# In a bucket a file of events is copied whole each time it has grown. So large,
+# it is left, and another begun: pictures make some hundred megabytes.
+_EVENTS_BYTES = 16 * 2**20
 
 
 class MetricWriter:
   """Writes one run's metrics; on any host but the first, does nothing.
 
   `metrics.jsonl` has one object a line and each step once: lines of steps that
-  a resumed run is about to repeat are cut when it starts.
+  a resumed run is about to repeat are cut when it starts. Of a workdir in a
+  bucket the files are written in a folder of this host, and copied.
 
   Args:
     workdir: of the run.
@@ -34,13 +40,16 @@ class MetricWriter:
     self._enabled, self._name = enabled, name
     if not enabled:
       return
-    workdir = epath.Path(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
-    self._path = workdir / METRICS_FILE
+    self._mirror = None
+    self._folder = storage.Path(workdir)
+    if storage.is_bucket(workdir):
+      self._mirror = mirror.Mirror(workdir, '--workdir')
+      self._mirror.fetch(METRICS_FILE)
+      self._folder = storage.Path(self._mirror.folder)
+    self._folder.mkdir(parents=True, exist_ok=True)
+    self._path = self._folder / METRICS_FILE
     _cut_after(self._path, start_step)
-    self._events = event_file_writer.EventFileWriter(
-      str(workdir / 'tensorboard')
-    )
+    self._open_events()
     # Tells TensorBoard to forget events that this run writes again.
     self._events.add_event(
       event_pb2.Event(
@@ -62,19 +71,35 @@ class MetricWriter:
   def __enter__(self):
     return self
 
-  def __exit__(self, *_):
-    if self._enabled:
-      self._bar.close()
-      self._events.close()
+  def __exit__(self, kind, *_):
+    if not self._enabled:
+      return
+    self._bar.close()
+    self._events.close()
+    if not self._mirror:
+      return
+    try:
+      self._mirror.finish()
+    except ValueError as error:
+      if kind is None:
+        raise
+      self.say(str(error))  # What ended the run matters more.
+    finally:
+      self._mirror.close()
 
   def flush(self):
     """Returns when all that was written would survive the process.
 
     To be called before a checkpoint: a run that resumes from it does not write
     again what came before.
+
+    Raises:
+      ValueError: where the workdir is in a bucket that cannot be written.
     """
     if self._enabled:
       self._events.flush()
+      if self._mirror:
+        self._mirror.finish()
 
   def advance(self):
     """Counts one finished step on the progress bar."""
@@ -92,7 +117,6 @@ class MetricWriter:
       return
     # JSON has no NaN: a bucket that drew no example is left out.
     values = {k: float(v) for k, v in values.items() if not math.isnan(v)}
-    # Opened for each line: an object in a bucket is written by being closed.
     with self._path.open('a') as file:
       file.write(json.dumps({'step': step, **values}) + '\n')
     summary = summary_pb2.Summary(
@@ -104,6 +128,10 @@ class MetricWriter:
     self._event(step, summary)
     shown = {k: values[k] for k in ('loss', 'images_per_second') if k in values}
     self._bar.set_postfix({k: f'{v:.4g}' for k, v in shown.items()})
+    if self._mirror:
+      self._events.flush()
+      if failed := self._mirror.start():
+        self.say(f'{failed}; it will be tried again')
 
   def image(self, step: int, name: str, png: bytes, size: tuple[int, int]):
     """Writes a PNG of `size` (width, height) to TensorBoard."""
@@ -115,7 +143,17 @@ class MetricWriter:
     value = summary_pb2.Summary.Value(tag=name, image=picture)
     self._event(step, summary_pb2.Summary(value=[value]))
 
+  def _open_events(self):
+    folder = self._folder / 'tensorboard'
+    self._events = event_file_writer.EventFileWriter(str(folder))
+    self._events_bytes = 0
+
   def _event(self, step, summary):
+    size = summary.ByteSize()
+    if self._mirror and self._events_bytes + size > _EVENTS_BYTES:
+      self._events.close()
+      self._open_events()
+    self._events_bytes += size
     self._events.add_event(
       event_pb2.Event(wall_time=time.time(), step=step, summary=summary)
     )

@@ -2,7 +2,6 @@
 
 import io
 
-from etils import epath
 import jax
 import numpy as np
 
@@ -10,6 +9,7 @@ from imagen_jax import cascade
 from imagen_jax import config
 from imagen_jax import grid
 from imagen_jax import sharding
+from imagen_jax import storage
 from imagen_jax import structs
 from imagen_jax.train import state as state_lib
 
@@ -96,7 +96,7 @@ class Sampler:
     )
     buffer = io.BytesIO()
     picture.save(buffer, 'PNG')
-    path = epath.Path(path)
+    path = storage.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(buffer.getvalue())
     return buffer.getvalue(), picture.size

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from imagen_jax import storage
 from imagen_jax.text import files
 
 
@@ -14,12 +15,12 @@ def test_a_local_path_becomes_absolute(tmp_path, monkeypatch):
 
 def test_a_bucket_keeps_its_address():
   assert files.resolve('gs://bucket/a/b/', 'text.x') == 'gs://bucket/a/b'
-  assert files.kvstore('gs://bucket/a/b', folder=True) == {
+  assert storage.kvstore('gs://bucket/a/b', folder=True) == {
     'driver': 'gcs',
     'bucket': 'bucket',
     'path': 'a/b/',
   }
-  assert files.kvstore('gs://bucket', folder=True)['path'] == ''
+  assert storage.kvstore('gs://bucket', folder=True)['path'] == ''
 
 
 def test_another_scheme_is_refused():
@@ -71,9 +72,9 @@ def test_what_is_no_package_is_refused(package):
 
 def test_reading_bytes_and_their_absence(tmp_path):
   (tmp_path / 'a').write_bytes(b'text')
-  assert files.read(f'{tmp_path}/a', 'text.x') == b'text'
-  assert files.read(f'{tmp_path}/b', 'text.x') is None
-  assert files.read(f'{tmp_path}/c/d', 'text.x') is None
+  assert storage.read(f'{tmp_path}/a', 'text.x') == b'text'
+  assert storage.read(f'{tmp_path}/b', 'text.x') is None
+  assert storage.read(f'{tmp_path}/c/d', 'text.x') is None
 
 
 def test_names_are_those_of_a_prefix(tmp_path):
@@ -89,7 +90,7 @@ def test_names_are_those_of_a_prefix(tmp_path):
 
 def test_storage_errors_are_one_line_that_names_the_field(tmp_path):
   error = ValueError('NOT_FOUND: it is gone [source]\nmore')
-  assert str(files.unreadable('text.x', 'a/b', error)) == (
+  assert str(storage.refusal('text.x', 'a/b', 'read', error)) == (
     'text.x a/b cannot be read: NOT_FOUND: it is gone'
   )
 
@@ -100,6 +101,6 @@ def test_unreadable_storage_is_refused(monkeypatch):
 
   monkeypatch.setattr(files.ts.KvStore, 'open', fail)
   with pytest.raises(ValueError, match='text.x gs://b/a cannot be read'):
-    files.read('gs://b/a', 'text.x')
+    storage.read('gs://b/a', 'text.x')
   with pytest.raises(ValueError, match='text.x gs://b cannot be read'):
     files.names('gs://b', 'checkpoint_', 'text.x')

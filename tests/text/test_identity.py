@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from imagen_jax import config as config_lib
+from imagen_jax import storage
 from imagen_jax.text import encoders
-from imagen_jax.text import files
 from imagen_jax.text import identity
 from imagen_jax.text import layouts
 from imagen_jax.text import restore
@@ -37,14 +37,14 @@ def folder(golden_folder, monkeypatch, tmp_path):
     'SentencePieceTokenizer',
     lambda contents, path: Words(contents, 100),
   )
-  kvstore, asked = files.kvstore, []
+  kvstore, asked = storage.kvstore, []
 
   def local(path, *, folder):
     asked.append(path)
     place = path.replace('gs://bucket', str(tmp_path))
     return kvstore(place, folder=folder)
 
-  monkeypatch.setattr(files, 'kvstore', local)
+  monkeypatch.setattr(storage, 'kvstore', local)
   yield tmp_path
   assert any(path.startswith('gs://') for path in asked)
 

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from imagen_jax import storage
 from imagen_jax.text import files
 from imagen_jax.text import output
 
@@ -11,9 +12,9 @@ from imagen_jax.text import output
 @pytest.fixture(params=['folder', 'bucket'])
 def place(request, tmp_path, monkeypatch):
   """Where to write; behind the bucket's address is the folder, too."""
-  kvstore = files.kvstore
+  kvstore = storage.kvstore
   monkeypatch.setattr(
-    files,
+    storage,
     'kvstore',
     lambda path, *, folder: kvstore(
       path.replace('gs://bucket', str(tmp_path)), folder=folder

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from imagen_jax import config as config_lib
-from imagen_jax.text import files
+from imagen_jax import storage
 from imagen_jax.text import identity as identity_lib
 from imagen_jax.text import manifest as manifest_lib
 from imagen_jax.text import spool as spool_lib
@@ -311,9 +311,9 @@ def bucket(tmp_path, monkeypatch):
   folder = tmp_path / 'bucket'
   folder.mkdir()
   local = lambda path: path.replace('gs://bucket', str(folder))
-  kvstore = files.kvstore
+  kvstore = storage.kvstore
   monkeypatch.setattr(
-    files,
+    storage,
     'kvstore',
     lambda path, *, folder: kvstore(local(path), folder=folder),
   )

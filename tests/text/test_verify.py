@@ -7,8 +7,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from imagen_jax import storage
 from imagen_jax.text import codec
-from imagen_jax.text import files
 from imagen_jax.text import manifest as manifest_lib
 from imagen_jax.text import spool as spool_lib
 from imagen_jax.text import verify as verify_lib
@@ -116,9 +116,9 @@ def test_missing_files_are_found(store):
 
 def test_a_bucket_is_verified_as_a_folder_is(store, monkeypatch):
   local = lambda path: path.replace('gs://bucket', str(store))
-  kvstore = files.kvstore
+  kvstore = storage.kvstore
   monkeypatch.setattr(
-    files,
+    storage,
     'kvstore',
     lambda path, *, folder: kvstore(local(path), folder=folder),
   )
