@@ -32,7 +32,7 @@ def commands(repo, source):
   lines = [
     line.removeprefix(prefix)
     for line in joined.splitlines()
-    if line.startswith(prefix)
+    if re.match(rf'{prefix}(bash|gcloud|imagen-jax) ', line)
   ]
   found = []
   for line in lines:
