@@ -3,7 +3,7 @@ r"""The 64-pixel base stage: paper, section 2.5, appendix F.1.
 2B parameters, global batch 2048, 2.5M steps; the paper used 256 TPU v4 chips.
 
     imagen-jax train --config configs/base64.py --workdir gs://BUCKET/base64 \
-        --set text.store=gs://BUCKET/embeddings \
+        --set text.store=gs://BUCKET/text \
         --set data.tasks.pairs.path=gs://BUCKET/pairs
 
 The rows `:1b`, `:500m` and `:300m` are the ablations' sizes.

@@ -5,7 +5,7 @@ ones (section 2.5): it has no self-attention, only attention over text. Global
 batch 2048, 2.5M steps; the paper used 128 TPU v4 chips.
 
     imagen-jax train --config configs/sr1024.py --workdir gs://BUCKET/sr1024 \
-        --set text.store=gs://BUCKET/embeddings \
+        --set text.store=gs://BUCKET/text \
         --set data.tasks.pairs.path=gs://BUCKET/pairs
 
 A picture's shorter side is shrunk to 1024 pixels, and a square of 256 is cut

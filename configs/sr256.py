@@ -5,7 +5,7 @@ The Efficient U-Net, literally as its printed dictionary has it (the row
 steps; the paper used 128 TPU v4 chips.
 
     imagen-jax train --config configs/sr256.py --workdir gs://BUCKET/sr256 \
-        --set text.store=gs://BUCKET/embeddings \
+        --set text.store=gs://BUCKET/text \
         --set data.tasks.pairs.path=gs://BUCKET/pairs
 
 Not trained here yet.

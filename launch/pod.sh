@@ -18,21 +18,34 @@
 # of launch/pod.env.example. A job outlives the connection that started it; a
 # second one is refused while it runs, since a host's chips serve one process.
 #
-# The 2B base stage, from nothing to weights on this machine:
+# The 2B base stage, from a folder PICTURES with a captions.jsonl to weights on
+# this machine. The hosts need the roles Storage Object User and Storage Legacy
+# Bucket Reader on the bucket.
 #
 #   cp launch/pod.env.example launch/pod.env   # and fill it in
 #   set -a; . launch/pod.env; set +a           # for $BUCKET below
+#   imagen-jax data build --dataset folder --source PICTURES --out pairs
+#   gcloud storage cp --recursive pairs "gs://$BUCKET"
 #   bash launch/pod.sh create
 #   bash launch/pod.sh status                  # until it says ACTIVE
 #   bash launch/pod.sh push
+#   bash launch/pod.sh run imagen-jax encode --config configs/base64.py \
+#     --out "gs://$BUCKET/text" \
+#     --set data.tasks.pairs.path="gs://$BUCKET/pairs"
+#   bash launch/pod.sh status                  # until all have ended with 0
 #   bash launch/pod.sh run imagen-jax train --config configs/base64.py \
-#     --workdir "gs://$BUCKET/base64" --set text.store="gs://$BUCKET/text"
+#     --workdir "gs://$BUCKET/base64" --set text.store="gs://$BUCKET/text" \
+#     --set data.tasks.pairs.path="gs://$BUCKET/pairs"
 #   bash launch/pod.sh logs
 # to resume, after `stop`, a crash or a new pod: the same `run` again; it goes
 # on from the newest checkpoint. Then
 #   bash launch/pod.sh run --host 0 imagen-jax export \
 #     --workdir "gs://$BUCKET/base64" --out "gs://$BUCKET/exports/base64"
+#   bash launch/pod.sh run --host 0 imagen-jax sample \
+#     --weights "gs://$BUCKET/exports/base64" --prompt 'a corgi on a bike' \
+#     --out "gs://$BUCKET/samples"
 #   bash launch/pod.sh fetch "gs://$BUCKET/exports/base64" exports
+#   bash launch/pod.sh fetch "gs://$BUCKET/samples" .
 #   bash launch/pod.sh delete
 set -euo pipefail
 repo=$(cd "$(dirname "$0")/.." && pwd)

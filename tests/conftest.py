@@ -187,6 +187,55 @@ def tiny_encoder(monkeypatch):
   return TinyEncoder
 
 
+@pytest.fixture
+def tiny_t5_xxl(tiny, monkeypatch):
+  """Makes T5 XXL, where it is published, a golden T5 that takes letters.
+
+  Returns:
+    {address in a bucket: the local path that takes its place}, to be added to.
+  """
+  from imagen_jax import storage
+  from imagen_jax.text import encoders
+  from imagen_jax.text import tokenizer as tokenizer_lib
+
+  class Letters(tokenizer_lib.Tokenizer):
+    """A token a letter, in the vocabulary of the golden T5."""
+
+    num_special = 1
+
+    def __init__(self):
+      super().__init__(b'letters', 100)
+
+    def _encode(self, captions, max_length):
+      ids = [[ord(c) % 98 + 2 for c in caption] for caption in captions]
+      cut = [len(i) >= max_length for i in ids]
+      return [i[: max_length - 1] + [1] for i in ids], cut
+
+  published = encoders.TABLE['t5_1_1_xxl'].checkpoint
+  golden = pathlib.Path(tiny).parent / 't5x-tiny' / 't5_1_1'
+  row = encoders.Encoder(
+    't5',
+    *(32, 2, 4, 8, 64),
+    vocab_size=128,
+    num_pieces=100,
+    checkpoint=published,
+  )
+  monkeypatch.setitem(encoders.TABLE, 't5_1_1_xxl', row)
+  monkeypatch.setattr(tokenizer_lib, 'load', lambda text: Letters())
+  kvstore = storage.kvstore
+  places = {published: str(golden / 'checkpoint_1000')}
+
+  def local(path, *, folder):
+    for address, place in places.items():
+      path = path.replace(address, place)
+    # What is left in a bucket is in a faked one, or it would take a network.
+    assert '://' not in path or 'TENSORSTORE_GCS_HTTP_URL' in os.environ, path
+    return kvstore(path, folder=folder)
+
+  monkeypatch.setattr(storage, 'kvstore', local)
+  return places
+
+
 def _random(shapes, seed):
   """Float32 arrays of random numbers."""
   rng = np.random.default_rng(seed)

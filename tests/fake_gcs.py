@@ -198,6 +198,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
   def _find(self, bucket, name, right='read'):
     found = self._check(right, bucket).get(name)
     if found is None:
+      # Who may not list is not told what is not there.
+      self._check('list', bucket)
       raise RefusalError(404, f'No such object: {bucket}/{name}')
     generation = str(found.generation)
     if self._query.get('ifGenerationNotMatch') == generation:

@@ -1,7 +1,6 @@
 """What README.md tells a person to type is what the programs take."""
 
 import os
-import pathlib
 import re
 import shlex
 import subprocess
@@ -9,11 +8,8 @@ import sys
 
 import pytest
 
-from imagen_jax import storage
 from imagen_jax.cli import main
-from imagen_jax.text import encoders
 from imagen_jax.text import store as store_lib
-from imagen_jax.text import tokenizer as tokenizer_lib
 
 
 def blocks(text):
@@ -49,7 +45,7 @@ def test_pictures_and_files_exist(repo, text):
 def test_pod_commands_rehearse(repo, text):
   """Settings as in the example, and nothing is called."""
   commands = [line for line in blocks(text) if 'launch/pod.sh' in line]
-  assert len(commands) == 3
+  assert len(commands) == 7
   settings = {
     match[1]: match[2] or 'x'
     for match in re.finditer(
@@ -85,20 +81,6 @@ def test_commands_of_the_table_are_taken(text, capsys):
     assert all(flag in shown for flag in flags), (name, flags)
 
 
-class Letters(tokenizer_lib.Tokenizer):
-  """A token a letter, in the vocabulary of the golden T5."""
-
-  num_special = 1
-
-  def __init__(self):
-    super().__init__(b'letters', 100)
-
-  def _encode(self, captions, max_length):
-    ids = [[ord(c) % 98 + 2 for c in caption] for caption in captions]
-    cut = [len(i) >= max_length for i in ids]
-    return [i[: max_length - 1] + [1] for i in ids], cut
-
-
 CONFIG = """
 from imagen_jax import config
 
@@ -112,36 +94,13 @@ def get_config():
 
 
 @pytest.fixture
-def small_world(tiny, tmp_path, monkeypatch):
+def small_world(tiny, tiny_t5_xxl, tmp_path, monkeypatch):
   """A folder with configs/base64.py, tiny; a T5 XXL, tiny; and the buckets."""
   monkeypatch.chdir(tmp_path)
   monkeypatch.delenv(main.TRACEBACK_VARIABLE, raising=False)
   (tmp_path / 'configs').mkdir()
   (tmp_path / 'configs' / 'base64.py').write_text(CONFIG.format(tiny=tiny))
-  published = encoders.TABLE['t5_1_1_xxl'].checkpoint
-  golden = pathlib.Path(tiny).parent / 't5x-tiny' / 't5_1_1'
-  row = encoders.Encoder(
-    't5',
-    *(32, 2, 4, 8, 64),
-    vocab_size=128,
-    num_pieces=100,
-    checkpoint=published,
-  )
-  monkeypatch.setitem(encoders.TABLE, 't5_1_1_xxl', row)
-  monkeypatch.setattr(tokenizer_lib, 'load', lambda text: Letters())
-  kvstore = storage.kvstore
-  places = {
-    published: str(golden / 'checkpoint_1000'),
-    'gs://BUCKET': str(tmp_path / 'BUCKET'),
-  }
-
-  def local(path, *, folder):
-    for address, place in places.items():
-      path = path.replace(address, place)
-    assert '://' not in path
-    return kvstore(path, folder=folder)
-
-  monkeypatch.setattr(storage, 'kvstore', local)
+  tiny_t5_xxl['gs://BUCKET'] = str(tmp_path / 'BUCKET')
   return tmp_path
 
 

@@ -4,7 +4,6 @@ import os
 import pathlib
 import subprocess
 import sys
-import time
 
 import fake_gcs
 import pytest
@@ -27,10 +26,19 @@ def refused(monkeypatch, capsys):
   return run
 
 
-def test_captions_are_read_from_a_bucket(places, tiny, tiny_encoder, tmp_path):
+@pytest.mark.parametrize('there', [False, True], ids=['here', 'there'])
+def test_captions_are_read_from_a_bucket(
+  there, places, bucket, storage_server, tiny, tiny_encoder, tmp_path
+):
   """And give the store that those of the local folder gave, byte for byte."""
   out = tmp_path / 'store'
-  assert main.main(['encode', *places, '--out', str(out)]) == 0
+  if there:
+    flags = [*places, '--out', f'gs://{bucket}/new']
+    assert main.main(['encode', *flags]) == 0
+    assert main.main(['encode', '--verify', f'gs://{bucket}/new']) == 0
+    storage_server.download(bucket, 'new', out)
+  else:
+    assert main.main(['encode', *places, '--out', str(out)]) == 0
   store = pathlib.Path(tiny).parent / 'store'
   files = [p.relative_to(out) for p in out.rglob('*') if p.is_file()]
   assert pathlib.Path('manifest.json') in files
@@ -129,7 +137,7 @@ def test_no_permission(
     ),
   ],
 )
-def test_without_a_network_it_is_told_in_seconds(argv, words, tiny, tmp_path):
+def test_without_a_network_it_is_told(argv, words, tiny, tmp_path):
   argv = [word.format(tmp=tmp_path) for word in argv]
   if argv[0] in ('train', 'encode'):
     argv += ['--config', tiny, '--set', 'text.store=gs://bucket/text']
@@ -137,17 +145,15 @@ def test_without_a_network_it_is_told_in_seconds(argv, words, tiny, tmp_path):
       argv += ['--set', f'data.tasks.{task}.path=gs://bucket/pairs']
   # A port that nobody listens on.
   gone = fake_gcs.environment('http://127.0.0.1:9')
-  start = time.monotonic()
   done = subprocess.run(
     [sys.executable, '-m', 'imagen_jax', *argv],
     env={**os.environ, **gone},
     capture_output=True,
     text=True,
+    # The libraries' own patience is a quarter of an hour; most of ours is for
+    # the imports, on a busy machine (tests/test_storage.py has it by itself).
+    timeout=300,
   )
-  seconds = time.monotonic() - start
   assert done.returncode == 2, done.stderr
   assert f'\nimagen-jax: {words}' in '\n' + done.stderr
   assert 'Traceback' not in done.stderr
-  # Of which most is for the imports, on a busy machine.
-  assert seconds < 60
-  print(f'{argv[0]}: {seconds:.1f} s')

@@ -104,3 +104,18 @@ def test_unreadable_storage_is_refused(monkeypatch):
     storage.read('gs://b/a', 'text.x')
   with pytest.raises(ValueError, match='text.x gs://b cannot be read'):
     files.names('gs://b', 'checkpoint_', 'text.x')
+
+
+@pytest.mark.parametrize('right', ['list', 'read'])
+def test_a_bucket_that_may_not_be_read_is_not_an_empty_one(
+  right, bucket, storage_server
+):
+  folder = f'gs://{bucket}/t5'
+  assert files.names(folder, 'checkpoint_', 'text.x') == []
+  storage_server.denied.add((right, bucket))
+  with pytest.raises(ValueError, match=f'text.x {folder} cannot be read: PERM'):
+    files.names(folder, 'checkpoint_', 'text.x')
+  storage_server.denied.clear()
+  storage_server.put(bucket, 't5/checkpoint_1/checkpoint', b'')
+  found = files.names(folder, 'checkpoint_', 'text.x')
+  assert found == ['checkpoint_1/checkpoint']
