@@ -26,13 +26,13 @@ def commands(repo, source):
     text = text.split('## From the quickstart')[1].split('\n## ')[0]
     prefix = '    '
   else:
-    text = text.split('\nset -e')[0]
+    text = text.split('\n# The 2B base stage')[1].split('\nset -e')[0]
     prefix = '#   '
   joined = re.sub(r'\\\n[#\s]*', '', text)
   lines = [
     line.removeprefix(prefix)
     for line in joined.splitlines()
-    if re.match(rf'{prefix}(bash|gcloud|imagen-jax) ', line)
+    if line.startswith(prefix)
   ]
   found = []
   for line in lines:
@@ -59,36 +59,33 @@ def test_each_command_finds_what_those_before_it_made(source, repo):
   assert [verb for verb in verbs if verb != 'fetch'] == [
     *('data', 'gcloud', 'encode', 'train', 'export', 'sample'),
   ]
-  there = set()  # Folders of the bucket, so far.
-  local = set()
+  local, there = set(), {}  # Folders here; those of the bucket, and of whom.
   for words in way:
     if words[0] == 'gcloud':
       *_, folder, bucket = words
       assert folder in local
-      there.add(f'{bucket}/{folder}')
+      there[f'{bucket}/{folder}'] = 'data'
       continue
     if words[0] == 'fetch':
       assert words[1] in there
       continue
-    args = parsed(words)
-    if words[1] == 'data':
+    verb, args = words[1], parsed(words)
+    if verb == 'data':
       local.add(args.out)
       continue
-    if words[1] in ('encode', 'train'):
+    if verb in ('encode', 'train'):
       file, _, row = args.config.partition(':')
       path = f'{repo / file}{":" + row if row else ""}'
       cfg = config_lib.override(config_lib.load(path), args.set)
       for task in cfg.data.tasks:
-        assert task.path in there, f'{words[1]}: data.tasks[{task.name}].path'
-    if words[1] == 'train':
-      assert cfg.text.store in there
-      there.add(args.workdir)
-    elif words[1] == 'export':
-      assert args.workdir in there
-    elif words[1] == 'sample':
-      assert set(args.weights) <= there
-    if words[1] != 'train':
-      there.add(args.out)
+        assert there.get(task.path) == 'data', (verb, task)
+    if verb == 'train':
+      assert there.get(cfg.text.store) == 'encode'
+    elif verb == 'export':
+      assert there.get(args.workdir) == 'train'
+    elif verb == 'sample':
+      assert {there.get(place) for place in args.weights} == {'export'}
+    there[args.workdir if verb == 'train' else args.out] = verb
 
 
 def test_configs_tell_the_same_places(repo):
