@@ -7,8 +7,6 @@ position of a run in its data is a step number.
 """
 
 from collections.abc import Sequence
-import queue
-import threading
 import time
 
 import numpy as np
@@ -21,6 +19,7 @@ from imagen_jax.data import plan as plan_lib
 from imagen_jax.data import records as records_lib
 from imagen_jax.data import tally as tally_lib
 from imagen_jax.data import tasks as tasks_lib
+from imagen_jax.data import worker
 
 
 class Loader:
@@ -90,7 +89,8 @@ class Loader:
         number of examples; whatever the store raises.
     """
     if self._worker is None:
-      self._worker = _Worker(self._make_batches(self._step), self._prefetch)
+      batches = self._make_batches(self._step)
+      self._worker = worker.Worker(batches, self._prefetch)
     before = time.perf_counter()
     batch = self._worker.get()
     self.wait_seconds += time.perf_counter() - before
@@ -129,21 +129,34 @@ class Loader:
       'step': self._step,
       'order_version': order_lib.VERSION,
       'examples': dict(zip(order.names, order.sizes)),
+      'fingerprints': {
+        name: task.source.records(split).fingerprint
+        for name, task, split in zip(
+          order.names, self._tasks, self._split_names
+        )
+      },
     }
 
-  def restore(self, state: dict):
+  def restore(self, state: dict, *, allow_other_data: bool = False):
     """Goes to a position that `state` returned, however far away.
+
+    Args:
+      state: the position; one of before 0.1.0 has no fingerprints.
+      allow_other_data: go on though as many examples are others.
 
     Raises:
       ValueError: where the data is no longer what the position was in.
     """
     now = self.state()
-    for field in ('order_version', 'examples'):
+    compared = ['order_version', 'examples']
+    if 'fingerprints' in state and not allow_other_data:
+      compared.append('fingerprints')
+    for field in compared:
       if state[field] != now[field]:
         raise ValueError(
           f'the data has changed since the checkpoint: {field} was '
-          f'{state[field]}, is {now[field]}; accepted: the same, or a new '
-          'workdir'
+          f'{state[field]}, is {now[field]}; accepted: the same, a new '
+          'workdir, or --allow-config-change where only fingerprints differ'
         )
     self.close()
     self._step = state['step']
@@ -159,50 +172,6 @@ class Loader:
 
   def __exit__(self, *unused):
     self.close()
-
-
-class _Worker:
-  """A thread that runs a generator a few items ahead."""
-
-  def __init__(self, items, ahead):
-    self._ready = queue.Queue(ahead)
-    self._stop = threading.Event()
-    self._failed = None
-    self._thread = threading.Thread(
-      target=self._run, args=(items,), name='data loader', daemon=True
-    )
-    self._thread.start()
-
-  def _run(self, items):
-    try:
-      for item in items:
-        if not self._put((item, None)):
-          return
-    # Whatever it was, it belongs to the consumer, who raises it again.
-    except BaseException as error:
-      self._put((None, error))
-    finally:
-      items.close()
-
-  def _put(self, entry):
-    while not self._stop.is_set():
-      try:
-        self._ready.put(entry, timeout=0.1)
-        return True
-      except queue.Full:
-        continue
-    return False
-
-  def get(self):
-    if self._failed is None:
-      item, self._failed = self._ready.get()
-    if self._failed is not None:
-      raise self._failed
-    return item
-
-  def close(self):
-    self._stop.set()
-    self._thread.join()
 
 
 def training_batches(

@@ -10,7 +10,11 @@ counted.
 """
 
 import dataclasses
+import functools
+import hashlib
+import logging
 import os
+import time
 
 from google.protobuf import message
 import numpy as np
@@ -21,6 +25,20 @@ from imagen_jax import pictures
 from imagen_jax import storage
 
 HELDOUT = 'heldout'
+
+
+# How ArrayRecord says that a file's bytes are not those that were written.
+_CORRUPT = 'Corrupted Riegeli'
+
+# Records of a split, evenly spread, that tell it from another.
+_FINGERPRINTED = 16
+
+# Seconds to wait before storage that did not answer is asked again.
+_WAITS = (1, 2, 4, 8, 15, 30, 30, 30)
+
+
+class UnreachableError(ValueError):
+  """Storage that does not give a record, whatever is in it."""
 
 
 class BadRecordError(Exception):
@@ -139,6 +157,20 @@ class Records:
   def __len__(self) -> int:
     return len(self._source)
 
+  @functools.cached_property
+  def fingerprint(self) -> str:
+    """Of the split's contents, as far as a few records tell them.
+
+    The same wherever the dataset lies; another for other pictures or captions.
+    """
+    digest = hashlib.sha256(str(len(self)).encode())
+    for index in range(0, len(self), -(-len(self) // _FINGERPRINTED)):
+      try:
+        digest.update(hashlib.sha256(self._bytes(index)).digest())
+      except BadRecordError:
+        digest.update(b'unreadable')
+    return digest.hexdigest()[:32]
+
   def captions(self, index: int) -> tuple[str, ...]:
     """Returns the usable captions of a record, without decoding its picture.
 
@@ -161,6 +193,7 @@ class Records:
       BadRecordError: where it is damaged.
       DroppedRecordError: where its picture is too small, by its header: it is
         not decoded, since most of a set may be.
+      UnreachableError: where storage does not give it, minutes long.
     """
     features = self._features(index)
     captions = _good_captions(features[self._captions])
@@ -181,10 +214,31 @@ class Records:
 
   def _features(self, index):
     try:
-      example = tf.train.Example.FromString(self._source[index])
-    except (message.DecodeError, RuntimeError, OSError) as error:
+      example = tf.train.Example.FromString(self._bytes(index))
+    except message.DecodeError as error:
       raise BadRecordError('unreadable record') from error
     return example.features.feature
+
+  def _bytes(self, index):
+    for wait in (*_WAITS, None):
+      try:
+        return self._source[index]
+      except (RuntimeError, OSError) as error:
+        if _CORRUPT in str(error):
+          raise BadRecordError('unreadable record') from error
+        # Nothing is wrong with the record: skipped, it would change what is
+        # trained on, by a moment's weather in a network.
+        if wait is None:
+          raise UnreachableError(
+            f'data.tasks[{self.name}]: record {index} of {self.split!r} '
+            f'cannot be read: {str(error).splitlines()[0]}'
+          ) from error
+        logging.warning(
+          'data.tasks[%s]: record %d of %r was not read, tried again in %d s '
+          '(%s)',
+          *(self.name, index, self.split, wait, str(error).splitlines()[0]),
+        )
+        time.sleep(wait)
 
   def _key(self, index, features):
     value = features['key'].bytes_list.value if 'key' in features else ()

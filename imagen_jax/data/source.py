@@ -54,8 +54,8 @@ class Reader:
       record: the number that `order` gives for it.
 
     Raises:
-      ValueError: where too many records are bad, or none can be used; also
-        kept in `tally.error`.
+      ValueError: where too many records are bad, none can be used, or storage
+        does not give one; also kept in `tally.error`.
     """
     name = self._records.name
     tries = min(len(self._records), _MAX_TRIED)
@@ -67,6 +67,9 @@ class Reader:
       except records_lib.BadRecordError as error:
         key = self._records.key(int(record))
         self._tally.add_bad(name, str(error), key)
+      except records_lib.UnreachableError as error:
+        self._tally.error = error
+        raise
       except records_lib.DroppedRecordError as error:
         # Without its key, which would be read from disk again.
         self._tally.add_dropped(name, str(error))

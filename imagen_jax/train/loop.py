@@ -94,7 +94,7 @@ def train(
     if start_step:
       abstract = state_lib.abstract_state(config, tx, shardings)
       state, position = checkpointer.restore(start_step, abstract)
-      loader.restore(position['loader'])
+      loader.restore(position['loader'], allow_other_data=allow_config_change)
       kept = position['interval']
     else:
       state = state_lib.init_state(config, tx, shardings)

@@ -142,6 +142,28 @@ def test_a_position_in_other_data_is_refused(mixed):
       batches.restore(state)
 
 
+def test_a_position_in_as_much_of_other_data_is_refused(toy, twenty, tmp_path):
+  def state_of(path):
+    config = toy.config(('a', path), batch_size=4)
+    return loader_lib.training_batches(config, rows=range(4), store=None)
+
+  moved = tmp_path / 'moved'
+  moved.symlink_to(twenty)
+  other = toy.write(
+    tmp_path / 'other', {'train': [toy.example(n + 1) for n in range(20)]}
+  )
+  with state_of(twenty) as batches:
+    state = json.loads(json.dumps(batches.state()))
+  with state_of(str(moved)) as batches:
+    batches.restore(state)
+  with state_of(other) as batches:
+    with pytest.raises(ValueError, match='fingerprints was .* accepted: the s'):
+      batches.restore(state)
+    batches.restore(state, allow_other_data=True)
+    del state['fingerprints']  # As before 0.1.0.
+    batches.restore(state)
+
+
 def test_every_record_comes_once_an_epoch(toy, twenty):
   config = toy.config(('a', twenty), batch_size=10)
   batches = take(config, 4)

@@ -138,6 +138,36 @@ def test_a_damaged_file_is_a_bad_record(toy, tmp_path):
   assert [records.read(number).key for number in (2, 4)] == ['k2', 'k4']
 
 
+class Source:
+  """Records that storage gives after so many refusals."""
+
+  def __init__(self, source, refusals):
+    self._source, self.refusals = source, refusals
+
+  def __getitem__(self, index):
+    if self.refusals:
+      self.refusals -= 1
+      raise RuntimeError('Permanent error: no permission to read\nmore')
+    return self._source[index]
+
+
+def test_a_record_that_storage_refuses_is_not_bad(toy, tmp_path, monkeypatch):
+  waited = []
+  monkeypatch.setattr(records_lib.time, 'sleep', waited.append)
+  path = toy.write(tmp_path / 'toy', {'train': [toy.example(0)]})
+  records = open_records(path)
+  records._source = Source(records._source, refusals=3)
+  assert records.read(0).key == 'k0'
+  assert waited == list(records_lib._WAITS[:3])
+  records._source.refusals = 10**9
+  with pytest.raises(
+    records_lib.UnreachableError,
+    match=r"tasks\[toy\]: record 0 of 'train' cannot be read: Perm.* read$",
+  ):
+    records.read(0)
+  assert sum(waited[3:]) >= 100
+
+
 def test_a_missing_folder_is_refused():
   message = r"data.tasks\[toy\].path is '/not/here', which is no folder"
   with pytest.raises(ValueError, match=message):
