@@ -151,8 +151,6 @@ act '7/7 drawing captions that were never in the training set'
 for dataset in shapes openmoji; do
   "${imagen[@]}" data captions --dataset "$dataset" --num 6 --seed 1
 done > "$out/grid_prompts.txt"
-# Other captions than those that the sampler's settings were chosen by, which
-# were of seed 0.
 "${imagen[@]}" data captions --dataset shapes --num "$score_shapes" \
   --seed 2 \
   > "$out/score_prompts.txt"

@@ -175,7 +175,7 @@ def example():
     (
       'TaskConfig',
       {'name': 'a', 'path': 'b', 'rate': 0},
-      r'data.tasks\[a\].rate is 0; accepted: above 0',
+      r'data.tasks\[a\].rate is 0; accepted: numbers above 0',
     ),
     ('DataConfig', {'crop': 'left'}, "data.crop is 'left'"),
     (
@@ -393,6 +393,7 @@ def test_override_of_nothing_is_the_same():
     ('data.tasks.shapes=1', 'data.tasks.shapes is a group; name its field'),
     ('data.tasks.shapes.rat=1', 'did you mean data.tasks.shapes.rate?'),
     ('data.tasks.shapes.rate=0', r'data.tasks\[shapes\].rate is 0'),
+    ('data.tasks.shapes.rate=Infinity', r'shapes\].rate is inf; accepted'),
     ('data.tasks=[{"name": "n"}]', 'data.tasks=.*: accepted: tuple'),
     ('data.tasks=[["name"]]', 'data.tasks=.*: accepted: tuple'),
     ('train.batch_size=0', 'train.batch_size is 0; accepted: 1 or more'),

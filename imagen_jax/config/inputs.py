@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from imagen_jax.config.checks import above_zero
 from imagen_jax.config.checks import at_least
 from imagen_jax.config.checks import one_of
 from imagen_jax.config.checks import require
@@ -70,10 +71,7 @@ class TaskConfig:
   split: str = 'train'
 
   def __post_init__(self):
-    require(
-      self.rate > 0,
-      f'data.tasks[{self.name}].rate is {self.rate!r}; accepted: above 0',
-    )
+    above_zero(f'data.tasks[{self.name}].rate', self.rate)
 
 
 @dataclasses.dataclass(frozen=True)

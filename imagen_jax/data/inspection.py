@@ -134,18 +134,12 @@ def contact_sheet(config: config_lib.Config, *, num: int) -> Image.Image:
     lowres = lowres.repeat(factor, 1).repeat(factor, 2)
     gap = np.full_like(images[:, :, : max(1, images.shape[2] // 32)], 255)
     images = np.concatenate([images, gap, lowres], 2)
-  licenses = dict.fromkeys(
-    records.license
-    for parts in tasks_lib.splits(config).values()
-    for records in parts
-    if records.license
-  )
   columns = max(1, min(8, num, _SHEET_WIDTH // images.shape[2]))
   return grid_lib.grid(
     images,
     batch['caption'],
     columns,
-    footer='; '.join(licenses) or None,
+    footer=tasks_lib.attribution(config) or None,
   )
 
 

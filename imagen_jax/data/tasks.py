@@ -161,6 +161,21 @@ def without_heldout(config: config_lib.Config) -> list[str]:
   ]
 
 
+def attribution(config: config_lib.Config) -> str:
+  """Returns what the licences of the pictures ask to be said beside them.
+
+  Raises:
+    ValueError: as `register`.
+  """
+  licenses = dict.fromkeys(
+    records.license
+    for parts in splits(config).values()
+    for records in parts
+    if records.license
+  )
+  return '; '.join(licenses)
+
+
 def num_examples(config: config_lib.Config) -> dict[str, dict[str, int]]:
   """Returns the number of records by task and split.
 

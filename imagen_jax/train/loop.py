@@ -240,7 +240,8 @@ def _make_sampler(config, store, online, mesh):
     # Every host has all of them: what each computes is the same.
     embed, mask = online.lookup(examples['caption'])
     examples['text_embed'], examples['text_mask'] = embed, mask
-  return samples_lib.Sampler(config, examples, mesh)
+  footer = tasks_lib.attribution(config)
+  return samples_lib.Sampler(config, examples, mesh, footer=footer)
 
 
 def _check_changes(changes, allowed):

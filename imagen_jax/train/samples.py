@@ -30,10 +30,12 @@ class Sampler:
     cfg: the run.
     examples: a batch of `data.loader.eval_batches`, the same on every host.
     mesh: the run's.
+    footer: a text under each sheet, as the licences of real pictures ask for.
   """
 
-  def __init__(self, cfg: config.Config, examples: dict, mesh):
+  def __init__(self, cfg: config.Config, examples: dict, mesh, *, footer=''):
     self._cfg, self._examples, self._mesh = cfg, examples, mesh
+    self._footer = footer
     count = len(examples['caption'])
     place = sharding.replicated(mesh)
     if count % sharding.num_batch_shards(mesh, cfg.mesh) == 0:
@@ -92,7 +94,8 @@ class Sampler:
       labels,
       columns=columns,
       row_titles=titles,
-      scale=max(1, 96 // samples.shape[1]),
+      scale=-(-96 // samples.shape[1]),
+      footer=self._footer or None,
     )
     buffer = io.BytesIO()
     picture.save(buffer, 'PNG')

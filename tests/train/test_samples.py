@@ -73,6 +73,21 @@ def test_a_sheet_shows_all(make, row, count, tmp_path):
   assert flat >= 0.9 * count * (size * scale) ** 2
 
 
+def test_a_sheet_names_whose_pictures_it_shows(make, tmp_path):
+  sampler, examples = make('base', 8)
+  drawn = sampler.draw({'grey': jnp.float32(0.5)})
+  _, (width, height) = sampler.write(tmp_path / 'plain.png', drawn)
+  said = 'by somebody, CC BY-SA 4.0'
+  attributed = samples_lib.Sampler(
+    sampler._cfg, examples, sampler._mesh, footer=said
+  )
+  _, (wide, high) = attributed.write(tmp_path / 'said.png', drawn)
+  assert wide == width and high > height
+  with Image.open(tmp_path / 'said.png') as picture:
+    foot = np.asarray(picture.convert('L'))[height:]
+  assert foot.min() < 128  # There is something to read.
+
+
 def test_the_same_weights_draw_the_same(make):
   sampler, _ = make('base', 8)
   params = {'grey': jnp.float32(0.25)}
