@@ -117,7 +117,8 @@ pid=$!
 trap 'kill "$pid" 2> /dev/null || true' EXIT
 while kill -0 "$pid" 2> /dev/null; do
   step=$(logged "$out/base")
-  if (( ${step:-0} >= num_steps / 2 && ${step:-0} < num_steps )); then
+  # Past the middle, where a checkpoint is due anyway.
+  if (( ${step:-0} >= num_steps * 11 / 20 && ${step:-0} < num_steps )); then
     kill -TERM "$pid" 2> /dev/null || true
     break
   fi
@@ -170,7 +171,7 @@ act 'done'
 cat << EOF
 Look at:
   $out/grid/grid.png      twelve captions at three guidance weights
-  $out/samples/grid.png   what was scored; the figures: $out/scores.json
+  $out/samples/grid.png   the first that were scored; figures: $out/scores.json
   $out/base, ...          checkpoints, metrics.jsonl, samples/, and events for
                           tensorboard --logdir $out
   $out/export             the weights, as safetensors

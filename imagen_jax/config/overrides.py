@@ -77,7 +77,19 @@ def _suggest(name, accepted, prefix):
   near = difflib.get_close_matches(name, accepted, n=1, cutoff=0.5)
   if near:
     return f'did you mean {prefix}{near[0]}?'
+  elsewhere = [path for path in _paths(Config) if path.split('.')[-1] == name]
+  if elsewhere:
+    return f'did you mean {" or ".join(elsewhere)}?'
   return f'accepted: {", ".join(prefix + a for a in accepted)}'
+
+
+def _paths(cls, prefix=''):
+  """Yields the path of every field of a config but those of tasks."""
+  for name, hint in typing.get_type_hints(cls).items():
+    if dataclasses.is_dataclass(hint):
+      yield from _paths(hint, f'{prefix}{name}.')
+    else:
+      yield prefix + name
 
 
 def _parse(path, text, hint):
