@@ -45,7 +45,7 @@ def test_pictures_and_files_exist(repo, text):
 def test_pod_commands_rehearse(repo, text):
   """Settings as in the example, and nothing is called."""
   commands = [line for line in blocks(text) if 'launch/pod.sh' in line]
-  assert len(commands) == 7
+  assert len(commands) == 9
   settings = {
     match[1]: match[2] or 'x'
     for match in re.finditer(

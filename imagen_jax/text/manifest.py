@@ -9,7 +9,8 @@ from imagen_jax import storage
 from imagen_jax.text import files
 
 FIELD = 'text.store'
-FORMAT = 2
+FORMAT = 3
+_SEAL = 'sha256'  # Of the rest of the manifest.
 MANIFEST = 'manifest.json'
 KEY_BYTES = 16
 KEY = np.dtype(f'S{KEY_BYTES}')
@@ -58,7 +59,19 @@ def read(path: str) -> dict | None:
       f'{FIELD} {path} is of format {found!r}; accepted: {FORMAT}; run '
       'imagen-jax encode into another folder'
     )
+  if manifest != sealed(manifest):
+    raise ValueError(
+      f'{FIELD} {path}: {MANIFEST} is not what was written; accepted: a store '
+      'as imagen-jax encode has left it'
+    )
   return manifest
+
+
+def sealed(manifest: dict) -> dict:
+  """Returns a manifest with its own hash in it."""
+  rest = {name: value for name, value in manifest.items() if name != _SEAL}
+  said = json.dumps(rest, sort_keys=True).encode()
+  return {**rest, _SEAL: hashlib.sha256(said).hexdigest()}
 
 
 def extended(
@@ -84,7 +97,7 @@ def extended(
   }
   parts = manifest['parts'] + ([part] if notes else [])
   every = [shard for part in parts for shard in part['shards']]
-  return {
+  found = {
     **manifest,
     'sources': manifest['sources'] + sources,
     'num_captions': sum(shard['captions'] for shard in every),
@@ -92,6 +105,7 @@ def extended(
     'num_cut': sum(part['cut'] for part in parts),
     'parts': parts,
   }
+  return sealed(found)
 
 
 def check_identity(path: str, manifest: dict, identity: dict) -> None:

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import tempfile
+import uuid
 
 import tensorstore as ts
 
@@ -28,10 +29,8 @@ def write(path: str, contents: bytes) -> None:
     OSError: where a folder does not.
   """
   if not storage.is_bucket(path):
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path + _UNFINISHED, 'wb') as file:
+    with staged(path) as local, open(local, 'wb') as file:
       file.write(contents)
-    _publish(path)
     return
   folder, _, name = path.rpartition('/')
   try:
@@ -48,21 +47,19 @@ def staged(path: str):
   """
   if not storage.is_bucket(path):
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    yield path + _UNFINISHED
-    _publish(path)
+    # A name of its own: of a run that was killed in part, the other hosts
+    # write on for a while beside the run that takes its place.
+    local = f'{path}{_UNFINISHED}-{uuid.uuid4().hex}'
+    yield local
+    with open(local, 'rb') as file:
+      os.fsync(file.fileno())  # Safe on disk before it has its name.
+    os.replace(local, path)
     return
   with tempfile.TemporaryDirectory() as folder:
     local = os.path.join(folder, 'file')
     yield local
     with open(local, 'rb') as file:
       write(path, file.read())
-
-
-def _publish(path):
-  """Gives a finished file its name, safe on disk first."""
-  with open(path + _UNFINISHED, 'rb') as file:
-    os.fsync(file.fileno())
-  os.replace(path + _UNFINISHED, path)
 
 
 def write_json(path: str, value) -> None:

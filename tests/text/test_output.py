@@ -43,6 +43,16 @@ def test_a_staged_file_appears_when_it_is_whole(place, tmp_path):
   assert not (tmp_path / 'b').exists()
 
 
+def test_two_may_write_one_file(place, tmp_path):
+  """As hosts of a killed run do, beside those of the next."""
+  with output.staged(f'{place}/a') as first, output.staged(f'{place}/a') as own:
+    for name in (first, own):
+      with open(name, 'w') as file:
+        file.write('whole')
+  assert (tmp_path / 'a').read_text() == 'whole'
+  assert [p.name for p in tmp_path.iterdir()] == ['a']
+
+
 def test_json_and_its_absence(place):
   output.write_json(f'{place}/a.json', {'n': 1})
   names = [f'{place}/{name}.json' for name in 'ab']

@@ -374,7 +374,26 @@ def test_what_is_no_store_is_refused(tmp_path):
   with pytest.raises(ValueError, match='manifest.json is truncated or corrupt'):
     store_lib.EmbeddingStore(tmp_path)
   (tmp_path / 'manifest.json').write_text('{"format": 9}')
-  with pytest.raises(ValueError, match='is of format 9; accepted: 2'):
+  with pytest.raises(ValueError, match='is of format 9; accepted: 3'):
+    store_lib.EmbeddingStore(tmp_path)
+
+
+@pytest.mark.parametrize(
+  'old, new',
+  [
+    ('"num_captions": ', '"num_captions": 9'),
+    ('"captions": ', '"captionz": '),
+    ('"parts"', '"part"'),
+    ('"identity"', '"identities"'),
+  ],
+)
+def test_a_damaged_manifest_is_refused(tmp_path, old, new):
+  write(tmp_path, shard_bytes=2000)
+  file = tmp_path / 'manifest.json'
+  text = file.read_text()
+  assert old in text
+  file.write_text(text.replace(old, new, 1))
+  with pytest.raises(ValueError, match='manifest.json is not what was written'):
     store_lib.EmbeddingStore(tmp_path)
 
 

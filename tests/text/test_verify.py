@@ -60,6 +60,7 @@ def rewrite(store, records, keys=None):
   for file in (name, name.with_suffix('.npy')):
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     manifest['parts'][0]['shards'][1]['sha256'][file.name] = digest
+  manifest = manifest_lib.sealed(manifest)
   (store / 'manifest.json').write_text(json.dumps(manifest))
 
 
