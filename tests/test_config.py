@@ -136,6 +136,11 @@ def example():
     ('SampleConfig', {'spacing': 'even'}, "spacing is 'even'; accepted: 'ti"),
     (
       'SampleConfig',
+      {'sampler': 'heun'},
+      "spacing is 'time' with .*sampler 'heun'; accepted: 'karras', 'logsnr'",
+    ),
+    (
+      'SampleConfig',
       {'aug_draw': 'twice'},
       "aug_draw is 'twice'; accepted: 'once', 'every'",
     ),

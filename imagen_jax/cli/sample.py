@@ -66,7 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser):
   parser.add_argument(
     '--sampler',
     choices=_SAMPLERS,
-    help="default: the stages' own",
+    help="default: the stages' own; heun takes Karras's steps in the place of "
+    'steps by time, where --set has no spacing',
   )
   parser.add_argument(
     '--preset',

@@ -21,7 +21,7 @@ class SampleConfig:
     num_steps: network evaluations a sample (each is two with guidance); 'heun'
       makes two a step, but for the last.
     spacing: of the steps: equal in 'time', equal in 'logsnr', or 'karras'
-      (EDM's), which is what 'heun' is for.
+      (EDM's), which is what 'heun' is for; it takes no steps by 'time'.
     sigma_min: noise by signal of the last step of 'logsnr' and 'karras'.
     sigma_max: noise by signal of their first step.
     rho: of 'karras': the greater, the shorter the steps near the image.
@@ -85,6 +85,13 @@ class SampleConfig:
       ('ancestral', 'ddim', 'dpmpp', 'dpmpp_sde', 'heun'),
     )
     one_of('stage.sample.spacing', self.spacing, ('time', 'logsnr', 'karras'))
+    # Its slopes are in noise by signal, in which the first steps of time are
+    # thousands long: exact for the denoiser, they miss the picture.
+    require(
+      self.sampler != 'heun' or self.spacing != 'time',
+      "stage.sample.spacing is 'time' with stage.sample.sampler 'heun'; "
+      "accepted: 'karras', 'logsnr'",
+    )
     one_of(
       'stage.sample.guidance',
       self.guidance,
