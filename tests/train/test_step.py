@@ -166,6 +166,36 @@ def test_readings_of_the_augmentation(tiny, network):
   assert np.abs(cubic.lowres - before.lowres).mean() > 0.01
 
 
+def test_edm_scales_what_the_network_is_trained_on(tiny, monkeypatch):
+  """c_in z, and not z: EDM, table 1, of our variance-preserving z."""
+  seen = []
+
+  class Watches:
+    def apply(self, variables, z, logsnr, cond, **_):
+      seen.append((z, logsnr))
+      return 0 * z
+
+  monkeypatch.setattr(state_lib, 'make_network', lambda stage: Watches())
+  changes = ['prediction=edm', 'sigma_data=0.3', 'self_condition=true']
+  cfg = config_lib.override(
+    config_lib.load(tiny), [f'stage.diffusion.{c}' for c in changes]
+  )
+  losses(cfg)
+  logsnr = np.asarray(seen[0][1], float)[:, None, None, None]
+  alpha, sigma = (1 / np.sqrt(1 + np.exp(sign * logsnr)) for sign in (-1, 1))
+  image = batch(cfg).image
+  noise = step_lib.step_keys(0, 0)['noise']
+  eps = np.asarray(jax.random.normal(noise, image.shape))
+  z = alpha * np.asarray(image) + sigma * eps
+  c_in = 1 / np.sqrt(sigma**2 + (0.3 * alpha) ** 2)
+  # Which is far from 1 where there is little noise.
+  assert c_in.max() > 2
+  # The first estimate of self-conditioning is made of the same.
+  assert len(seen) == 2
+  for given, _ in seen:
+    np.testing.assert_allclose(given, c_in * z, rtol=1e-3, atol=1e-4)
+
+
 def test_dropout_is_on_where_the_config_has_it(tiny, network):
   cfg = config_lib.override(config_lib.load(tiny), ['stage.unet.dropout=0.5'])
   keys = step_lib.step_keys(0, 0)
