@@ -72,7 +72,8 @@ def add_arguments(parser: argparse.ArgumentParser):
   parser.add_argument(
     '--preset',
     choices=_PRESETS,
-    help="sampler and steps, measured; default: the stages' own",
+    help="sampler and steps, by the successors' advice; default: the stages' "
+    'own',
   )
   parser.add_argument(
     '--set',
