@@ -133,6 +133,35 @@ def example():
       {'zero_terminal_snr': True},
       "prediction is 'eps' with zero_terminal_snr; accepted: 'x', 'v', 'edm'",
     ),
+    ('DiffusionConfig', {'edm_mean': float('inf')}, 'edm_mean is inf; acc'),
+    ('DiffusionConfig', {'sigmoid_bias': float('nan')}, 'bias is nan; accep'),
+    (
+      'DiffusionConfig',
+      {'logsnr_min': -2000.0},
+      r'logsnr_min is -2000.0; accepted: \[-80, 80\]',
+    ),
+    ('DiffusionConfig', {'logsnr_max': float('nan')}, 'logsnr_max is nan'),
+    ('SampleConfig', {'guidance_weight': float('inf')}, 'weight is inf; acc'),
+    (
+      'SampleConfig',
+      {'sampler': 'heun', 'spacing': 'karras', 'churn': float('inf')},
+      'churn is inf; accepted: finite',
+    ),
+    (
+      'SampleConfig',
+      {'sampler': 'ddim', 'gamma': 0.5},
+      "gamma is 0.5 with .*sampler 'ddim'; accepted: 0, or .* ancestral",
+    ),
+    (
+      'SampleConfig',
+      {'guidance': 'oscillating', 'num_steps': 15},
+      'oscillate_after is 15 with .*num_steps 15; accepted: fewer than these',
+    ),
+    (
+      'SampleConfig',
+      {'threshold': 'static', 'threshold_cap': 1.5},
+      "threshold_cap is 1.5 with .*threshold 'static'; accepted: none, or",
+    ),
     ('SampleConfig', {'spacing': 'even'}, "spacing is 'even'; accepted: 'ti"),
     (
       'SampleConfig',

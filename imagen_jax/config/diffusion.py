@@ -4,6 +4,7 @@ import dataclasses
 
 from imagen_jax.config.checks import above_zero
 from imagen_jax.config.checks import at_least
+from imagen_jax.config.checks import finite
 from imagen_jax.config.checks import one_of
 from imagen_jax.config.checks import require
 
@@ -105,6 +106,15 @@ class DiffusionConfig:
     at_least('stage.diffusion.shift_size', self.shift_size, 1)
     for name in ('edm_std', 'sigma_data', 'min_snr_gamma'):
       above_zero(f'stage.diffusion.{name}', getattr(self, name))
+    for name in ('edm_mean', 'sigmoid_bias'):
+      finite(f'stage.diffusion.{name}', getattr(self, name))
+    # Beyond them float32 has no alpha or no sigma.
+    for name in ('logsnr_min', 'logsnr_max'):
+      value = getattr(self, name)
+      require(
+        -80 <= value <= 80,
+        f'stage.diffusion.{name} is {value!r}; accepted: [-80, 80]',
+      )
     # Where nothing of the picture is left, the noise says nothing of it.
     require(
       not (self.zero_terminal_snr and self.prediction == 'eps'),

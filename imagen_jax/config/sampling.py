@@ -4,6 +4,7 @@ import dataclasses
 
 from imagen_jax.config.checks import above_zero
 from imagen_jax.config.checks import at_least
+from imagen_jax.config.checks import finite
 from imagen_jax.config.checks import one_of
 from imagen_jax.config.checks import require
 
@@ -113,6 +114,8 @@ class SampleConfig:
       'churn_min',
     ):
       at_least(f'stage.sample.{name}', getattr(self, name), 0)
+    for name in ('guidance_weight', 'oscillate_weight', 'churn'):
+      finite(f'stage.sample.{name}', getattr(self, name))
     for name in ('sigma_min', 'sigma_max', 'rho', 'churn_noise', 'strength'):
       above_zero(f'stage.sample.{name}', getattr(self, name))
     require(
@@ -129,6 +132,23 @@ class SampleConfig:
       self.churn == 0 or self.sampler == 'heun',
       f'stage.sample.churn is {self.churn} with stage.sample.sampler '
       f'{self.sampler!r}; accepted: 0, or stage.sample.sampler heun',
+    )
+    require(
+      self.gamma == 0 or self.sampler == 'ancestral',
+      f'stage.sample.gamma is {self.gamma} with stage.sample.sampler '
+      f'{self.sampler!r}; accepted: 0, or stage.sample.sampler ancestral',
+    )
+    require(
+      self.guidance != 'oscillating' or self.oscillate_after < self.num_steps,
+      f'stage.sample.oscillate_after is {self.oscillate_after} with '
+      f'stage.sample.num_steps {self.num_steps}; accepted: fewer than these, '
+      "or stage.sample.guidance 'constant'",
+    )
+    require(
+      self.threshold_cap is None or self.threshold == 'dynamic',
+      f'stage.sample.threshold_cap is {self.threshold_cap} with '
+      f'stage.sample.threshold {self.threshold!r}; accepted: none, or '
+      'stage.sample.threshold dynamic',
     )
     require(
       len(self.guidance_interval) == 2
