@@ -5,7 +5,9 @@ r"""Measures samplers and numbers of steps against the score, on a cascade.
         --prompts quickstart/score_prompts.txt --num-prompts 100 \
         --out quickstart/steps ddim:24,12 dpmpp:12,6 heun+karras:6,3
 
-Each row is SAMPLER[+SPACING]:STEPS[,STEPS...], a number of steps a stage; the
+Each row is SAMPLER[+SPACING]:STEPS[,STEPS...], a number of steps a stage, by
+time where no spacing is named (heun: Karras's); or `own`, which sets nothing
+and so is what the stages were exported with. The
 pictures are drawn with the same noise, and scored as `imagen-jax score` does.
 Prints a table in Markdown, whose `calls` are those of the network, of all
 stages, for a picture (each is of two, with and without text). Rows that OUT
@@ -17,6 +19,7 @@ import json
 import pathlib
 import time
 
+from imagen_jax import export
 from imagen_jax import generate
 from imagen_jax.synthetic import openmoji
 from imagen_jax.synthetic import scores as scores_lib
@@ -33,11 +36,13 @@ COLUMNS = (
 
 
 def parse(row: str, num_stages: int):
-  """A row as (sampler, spacing, steps a stage).
+  """A row as (sampler, spacing, steps a stage); each None for 'own'.
 
   Raises:
     ValueError: where it is no row.
   """
+  if row == 'own':
+    return None, None, None
   method, _, steps = row.partition(':')
   sampler, _, spacing = method.partition('+')
   try:
@@ -46,15 +51,26 @@ def parse(row: str, num_stages: int):
     steps = []
   if len(steps) != num_stages:
     raise ValueError(
-      f'row {row!r}; accepted: SAMPLER[+SPACING]:STEPS, with {num_stages} '
-      'numbers of steps joined by commas'
+      f'row {row!r}; accepted: own, or SAMPLER[+SPACING]:STEPS, with '
+      f'{num_stages} numbers of steps joined by commas'
     )
-  return sampler, spacing or 'time', steps
+  default = 'karras' if sampler == 'heun' else 'time'
+  return sampler, spacing or default, steps
 
 
-def calls(sampler, steps):
-  """Calls of the network for a picture, of all stages."""
-  return sum(2 * n - 1 if sampler == 'heun' else n for n in steps)
+def calls(settings):
+  """Calls of the network for a picture, of all stages.
+
+  Args:
+    settings: a (sampler, steps) a stage.
+  """
+  return sum(2 * n - 1 if sampler == 'heun' else n for sampler, n in settings)
+
+
+def own_settings(weights):
+  """The (sampler, steps) that each exported stage has."""
+  stages = [export.load_weights(folder).stage for folder in weights]
+  return [(stage.sample.sampler, stage.sample.num_steps) for stage in stages]
 
 
 def measure(row, args, prompts, folder):
@@ -72,13 +88,17 @@ def measure(row, args, prompts, folder):
     seed=0,
     batch_size=args.batch_size,
     text_checkpoint=None,
-    settings=[f'spacing={spacing}'],
+    settings=[f'spacing={spacing}'] if spacing else [],
   )
   seconds = time.perf_counter() - begin
   scores = scores_lib.score_folders([folder], openmoji.choose_objects(64))
+  settings = own_settings(args.weights)
+  if steps:
+    settings = [(sampler, n) for n in steps]
   return {
     'row': row,
-    'calls': calls(sampler, steps),
+    'settings': settings,
+    'calls': calls(settings),
     'seconds': seconds,
     'prompts': len(prompts),
     'scores': scores,
@@ -91,7 +111,9 @@ def table(lines):
   rows = [['sampler', 'steps', 'calls', *names]]
   rows.append(['---', '---', *['---:'] * (1 + len(names))])
   for line in lines:
-    method, steps = line['row'].split(':')
+    method, _, steps = line['row'].partition(':')
+    if method == 'own':
+      steps = ','.join(f'{sampler} {n}' for sampler, n in line['settings'])
     shares = [
       f'{line["scores"][group]["right"][name]:.0%}'
       if name in line['scores'].get(group, {}).get('right', {})

@@ -14,6 +14,9 @@ from imagen_jax.diffusion import sampler
 from imagen_jax.diffusion import schedule
 from imagen_jax.diffusion import spacing
 
+# Kernels by which a low-res image is enlarged, as `jax.image` calls them.
+KERNELS = {'bilinear': 'bilinear', 'bicubic': 'cubic'}
+
 
 def stage_schedule(stage: config.StageConfig):
   """The stage's t -> log-SNR.
@@ -33,6 +36,9 @@ def stage_schedule(stage: config.StageConfig):
   elif diffusion.schedule == 'edm':
     function = schedule.edm
     options['mean'], options['std'] = diffusion.edm_mean, diffusion.edm_std
+  elif diffusion.cosine_offset:
+    function = schedule.offset_cosine
+    options['offset'] = diffusion.cosine_offset
   else:
     function = schedule.SCHEDULES[diffusion.schedule]
   found = lambda t: function(t, **options)
@@ -52,25 +58,35 @@ def aug_schedule(diffusion: config.DiffusionConfig):
 def corrupt_lowres(lowres, eps, aug_level, *, image_size, diffusion):
   """A low-res image made ready to condition on (paper, section 2.4).
 
-  It is upsampled bilinearly, then noised; noise after upsampling is fresh for
-  every pixel.
+  It is upsampled, then noised, so that the noise is fresh for every pixel; or,
+  where `aug_noise` is 'before', the other way around.
 
   Args:
     lowres: [B, h, w, 3] in [-1, 1].
-    eps: standard normal, [B, H, W, 3].
+    eps: standard normal, [B, H, W, 3], or of the shape of `lowres` where noise
+      comes before.
     aug_level: [B], in [0, 1].
     image_size: H and W.
-    diffusion: the stage's; gives the schedule of the corruption.
+    diffusion: the stage's; gives schedule, kernel and order of the corruption.
 
   Returns:
     The corrupted image [B, H, W, 3] and its log-SNR [B].
   """
   batch, _, _, channels = lowres.shape
   shape = (batch, image_size, image_size, channels)
-  chex.assert_shape(eps, shape)
   logsnr = aug_schedule(diffusion)(aug_level)
-  upsampled = jax.image.resize(lowres, shape, 'bilinear')
-  return process.diffuse(upsampled, eps, logsnr), logsnr
+  enlarge = lambda x: jax.image.resize(x, shape, KERNELS[diffusion.aug_kernel])
+  if diffusion.aug_noise == 'before':
+    return enlarge(process.diffuse(lowres, eps, logsnr)), logsnr
+  chex.assert_shape(eps, shape)
+  return process.diffuse(enlarge(lowres), eps, logsnr), logsnr
+
+
+def aug_noise_size(size, stage: config.StageConfig):
+  """Pixels on a side of the noise of the low-res input of `size` pixels."""
+  if stage.diffusion.aug_noise == 'before':
+    return size * stage.lowres_size // stage.image_size
+  return size
 
 
 def make_cond(text, lowres, eps, aug_level, stage: config.StageConfig):
@@ -80,7 +96,8 @@ def make_cond(text, lowres, eps, aug_level, stage: config.StageConfig):
     text: `structs.TextCond`.
     lowres: [B, h, w, 3], of a crop or of whole pictures; None for a base
       stage.
-    eps: [B, H, W, 3], noise of the low-res image; None for a base stage.
+    eps: [B, H, W, 3], noise of the low-res image, or of `aug_noise_size`
+      pixels a side; None for a base stage.
     aug_level: [B]; None for a base stage.
     stage: the stage.
 
@@ -104,12 +121,14 @@ def make_cond(text, lowres, eps, aug_level, stage: config.StageConfig):
   return structs.Cond(text, lowres=lowres, aug_logsnr=logsnr)
 
 
-def make_denoise(apply, cond, stage: config.StageConfig, guidance_weight):
-  """The stage as `denoise(z, logsnr, step, x_last) -> x_hat`.
+def make_denoise(
+  apply, cond, stage: config.StageConfig, guidance_weight, lowres_at=None
+):
+  """The stage as `denoise(z, logsnr, step, x_last, call) -> x_hat`.
 
-  The estimate is guided and thresholded. `step` and `x_last` are the sampler's
-  (`sampler.sample`); only oscillating guidance and self-conditioning ask for
-  them.
+  The estimate is guided and thresholded. `step`, `x_last` and `call` are the
+  sampler's (`sampler.sample`); only oscillating guidance, self-conditioning
+  and `lowres_at` ask for them.
 
   With and without text go through the network as one batch, the two of an
   image side by side, so that on a mesh each stays with its image. "Without"
@@ -121,6 +140,8 @@ def make_denoise(apply, cond, stage: config.StageConfig, guidance_weight):
     cond: `structs.Cond` of the batch.
     stage: gives prediction, guidance and threshold.
     guidance_weight: scalar or [B].
+    lowres_at: call -> low-res image, corrupted anew, in the place of `cond`'s;
+      None keeps that.
   """
   diffusion, sample = stage.diffusion, stage.sample
   twice = lambda x: jnp.repeat(x, 2, axis=0)
@@ -128,11 +149,13 @@ def make_denoise(apply, cond, stage: config.StageConfig, guidance_weight):
   without = jnp.arange(both.text.mask.shape[0]) % 2 == 1
   both = both.replace(text=drop_text(both.text, without))
 
-  def denoise(z, logsnr, step=0, x_last=None):
+  def denoise(z, logsnr, step=0, x_last=None, call=0):
     given = both
+    if lowres_at is not None:
+      given = both.replace(lowres=twice(lowres_at(call)))
     if diffusion.self_condition:
       x_last = jnp.zeros_like(z) if x_last is None else jnp.clip(x_last, -1, 1)
-      given = both.replace(x_last=twice(x_last))
+      given = given.replace(x_last=twice(x_last))
     scaled = process.scale_input(
       diffusion.prediction, z, logsnr, diffusion.sigma_data
     )
@@ -220,13 +243,18 @@ def sample_stage(
   size = _size_for(lowres, stage)
   shape = (size, size, 3)
   purposes = jax.vmap(lambda key: jax.random.split(key, 2))(keys)
-  eps = aug_level = None
-  if stage.lowres_size is not None:
-    draw = lambda key: jax.random.normal(key, shape)
-    eps = jax.vmap(draw)(purposes[:, 1])
-    aug_level = jnp.full(keys.shape, stage.sample.aug_level)
-  cond = make_cond(text, lowres, eps, aug_level, stage)
   sample, edits = stage.sample, {}
+  aug_keys, lowres_at = purposes[:, 1], None
+  cond_at = lambda keys: make_cond(
+    text, lowres, *_sampling_noise(keys, size, stage), stage
+  )
+  if stage.lowres_size is not None and sample.aug_draw == 'every':
+    at_call = lambda call: cond_at(
+      jax.vmap(jax.random.fold_in, (0, None))(aug_keys, call)
+    )
+    cond, lowres_at = at_call(0), lambda call: at_call(call).lowres
+  else:
+    cond = cond_at(aug_keys)
   if edit is not None:
     chex.assert_shape(edit.image, (*keys.shape, *shape))
     edits = {
@@ -237,7 +265,7 @@ def sample_stage(
       'jump': sample.resample_jump,
     }
   x = sampler.sample(
-    make_denoise(apply, cond, stage, guidance_weight),
+    make_denoise(apply, cond, stage, guidance_weight, lowres_at),
     purposes[:, 0],
     shape,
     logsnr=stage_steps(stage),
@@ -252,6 +280,15 @@ def sample_stage(
     **edits,
   )
   return jnp.clip(x, -1, 1)
+
+
+def _sampling_noise(keys, size, stage):
+  """Noise of the low-res input and its aug_level, of a key an image."""
+  if stage.lowres_size is None:
+    return None, None
+  pixels = aug_noise_size(size, stage)
+  draw = lambda key: jax.random.normal(key, (pixels, pixels, 3))
+  return jax.vmap(draw)(keys), jnp.full(keys.shape, stage.sample.aug_level)
 
 
 def _size_for(lowres, stage):

@@ -1,6 +1,8 @@
 """Sampling settings by name, for each stage of a cascade.
 
-Chosen by `benchmarks/steps.py`; docs/diffusion.md has its table.
+The steps are the advice of the paper's successors, as the paper states none.
+`benchmarks/steps.py` found none of them worse than the quickstart's own; it did
+not choose them. docs/diffusion.md has its table.
 """
 
 # A row a stage: the base, the first super-resolution stage, and those behind.

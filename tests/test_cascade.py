@@ -335,6 +335,10 @@ def test_the_shift_is_that_of_whole_pictures():
 
 def test_schedules_take_their_numbers():
   t = jnp.array([0.5, 1.0])
+  found = cascade.stage_schedule(
+    with_(BASE, diffusion={'cosine_offset': 0.008})
+  )
+  np.testing.assert_allclose(found(t), [-0.0246, -20], atol=1e-3)
   edm = {'schedule': 'edm', 'edm_mean': -0.4, 'edm_std': 1.0}
   found = cascade.stage_schedule(with_(BASE, diffusion=edm))(t)
   np.testing.assert_allclose(found, [0.8, -20], atol=1e-3)
@@ -475,8 +479,7 @@ def test_the_last_estimate_is_the_samplers():
   [
     {'sampler': 'dpmpp'},
     {'sampler': 'dpmpp_sde'},
-    {'sampler': 'heun'},
-    {'sampler': 'heun', 'spacing': 'karras'},
+    {'spacing': 'karras', 'sampler': 'heun'},
     {'sampler': 'heun', 'spacing': 'karras', 'churn': 5.0},
     {
       'sampler': 'heun',

@@ -192,6 +192,10 @@ def test_command_of_a_config(file, capsys):
     assert words in shown
   assert main.main(['describe', '--config', f'{file}:other']) == 0
   assert 'paper' not in capsys.readouterr().out
+  # A row's figure, also of a file that is named in another way.
+  again = f'{file.parent}/./{file.name}:small'
+  assert main.main(['describe', '--config', again]) == 0
+  assert '1,000 parameters' in capsys.readouterr().out
 
 
 def test_command_of_all_configs(file, capsys):

@@ -379,7 +379,12 @@ def sampled_with(monkeypatch):
     ),
     (
       {'preset': 'reference', 'steps': [5, 6], 'sampler': 'heun'},
-      [('heun', 5, 'time'), ('heun', 6, 'time')],
+      [('heun', 5, 'karras'), ('heun', 6, 'karras')],
+    ),
+    ({'sampler': 'heun'}, [('heun', 2, 'karras')] * 2),
+    (
+      {'sampler': 'heun', 'settings': ['tiny32.spacing=logsnr']},
+      [('heun', 2, 'karras'), ('heun', 2, 'logsnr')],
     ),
     (
       {'preset': 'reference', 'settings': ['num_steps=9', 'spacing=karras']},
@@ -408,6 +413,10 @@ def test_presets_settings_and_flags_in_this_order(
     ('big.rho=1', "--set is 'big.rho=1'; .* STAGE of tiny16, tiny32"),
     ('spacings=x', 'spacings: no such field; did you mean .*spacing?'),
     ('spacing=even', "stage.sample.spacing is 'even'; accepted: 'time'"),
+    (
+      'sampler=heun',
+      "spacing is 'time' with .*sampler 'heun'; accepted: 'karras', 'logsnr'",
+    ),
     ('rho=many', '--set stage.sample.rho=many: accepted: float'),
   ],
 )

@@ -32,4 +32,22 @@ def test_the_command_knows_the_samplers():
 
   assert sample._SAMPLERS == sampler.SAMPLERS
   for name in sampler.SAMPLERS:
-    config.SampleConfig(sampler=name)
+    config.SampleConfig(sampler=name, spacing='karras')
+
+
+def test_the_table_of_the_docs_is_theirs(repo):
+  lines = (repo / 'docs' / 'diffusion.md').read_text().splitlines()
+  head = '| preset | base | first super-resolution stage | later ones |'
+  start = lines.index(head) + 2
+  found = {}
+  for line in lines[start:]:
+    if not line.startswith('|'):
+      break
+    name, *rows = (cell.strip() for cell in line.strip('|').split('|'))
+    found[name.strip('`')] = rows
+  assert found == {
+    name: [f'{row["sampler"]}, {row["num_steps"]}' for row in rows]
+    for name, rows in presets.PRESETS.items()
+  }
+  spacings = {r['spacing'] for rows in presets.PRESETS.values() for r in rows}
+  assert spacings == {'time'}

@@ -1,8 +1,11 @@
 """The benchmark of steps: its rows, its count of calls, its table."""
 
 import runpy
+import types
 
 import pytest
+
+from imagen_jax import config
 
 
 @pytest.fixture
@@ -10,20 +13,30 @@ def steps(repo):
   return runpy.run_path(str(repo / 'benchmarks' / 'steps.py'))
 
 
+@pytest.fixture
+def targets(repo):
+  return runpy.run_path(str(repo / 'benchmarks' / 'targets.py'))
+
+
 def test_rows(steps):
   assert steps['parse']('ddim:24,12', 2) == ('ddim', 'time', [24, 12])
   assert steps['parse']('heun+karras:6', 1) == ('heun', 'karras', [6])
+  # By time it cannot be.
+  assert steps['parse']('heun:6', 1) == ('heun', 'karras', [6])
+  assert steps['parse']('heun+logsnr:6', 1) == ('heun', 'logsnr', [6])
+  assert steps['parse']('own', 2) == (None, None, None)
 
 
 @pytest.mark.parametrize('row', ['ddim', 'ddim:x,2', 'ddim:2', 'ddim:1,2,3'])
 def test_what_is_no_row_is_refused(row, steps):
-  with pytest.raises(ValueError, match=f"row '{row}'; accepted: SAMPLER"):
+  with pytest.raises(ValueError, match=f"row '{row}'; accepted: own, or SA"):
     steps['parse'](row, 2)
 
 
 def test_heun_calls_twice_but_for_the_last_step(steps):
-  assert steps['calls']('dpmpp', [6, 3]) == 9
-  assert steps['calls']('heun', [6, 3]) == 16
+  assert steps['calls']([('dpmpp', 6), ('ddim', 3)]) == 9
+  assert steps['calls']([('heun', 6), ('heun', 3)]) == 16
+  assert steps['calls']([('ddim', 6), ('heun', 3)]) == 11
 
 
 def test_the_table_has_a_line_a_row(steps):
@@ -32,3 +45,66 @@ def test_the_table_has_a_line_a_row(steps):
   head, _, line = steps['table'](lines).splitlines()
   assert head.startswith('| sampler | steps | calls | colour | shape |')
   assert line.startswith('| ddim | 24 + 12 | 36 | 100% | 96% | - |')
+  own = {'settings': [['ddim', 24], ['ancestral', 32]], 'calls': 56}
+  lines = [{'row': 'own', 'scores': scores, **own}]
+  line = steps['table'](lines).splitlines()[-1]
+  assert line.startswith('| own | ddim 24 + ancestral 32 | 56 | 100% |')
+
+
+def test_own_sets_nothing(steps, monkeypatch):
+  """And is what the stages were exported with, which is written down."""
+  module = steps['measure'].__globals__
+  asked = {}
+  generate = types.SimpleNamespace(
+    generate=lambda *args, **options: asked.update(options)
+  )
+  samples = [
+    config.SampleConfig(sampler='heun', num_steps=6, spacing='karras'),
+    config.SampleConfig(sampler='ancestral', num_steps=32),
+  ]
+  export = types.SimpleNamespace(
+    load_weights=lambda place: types.SimpleNamespace(
+      stage=config.StageConfig(sample=samples[place])
+    )
+  )
+  scores = types.SimpleNamespace(score_folders=lambda *_: {})
+  monkeypatch.setitem(module, 'generate', generate)
+  monkeypatch.setitem(module, 'export', export)
+  monkeypatch.setitem(module, 'scores_lib', scores)
+  args = types.SimpleNamespace(weights=[0, 1], batch_size=2)
+  line = steps['measure']('own', args, ['x'], 'out')
+  assert asked['steps'] is asked['sampler'] is None
+  assert not asked['settings']
+  assert line['settings'] == [('heun', 6), ('ancestral', 32)]
+  assert line['calls'] == 11 + 32
+  line = steps['measure']('ddim:4,2', args, ['x'], 'out')
+  assert asked['settings'] == ['spacing=time'] and asked['steps'] == [4, 2]
+  assert line['calls'] == 6
+
+
+def test_rows_of_each_target(targets):
+  assert targets['rows']('x') == {row: row for row in targets['SAMPLERS']}
+  assert targets['rows']('edm') == {
+    'own': 'own',
+    'ancestral:64,32': 'ancestral+karras:64,32',
+    'dpmpp:12,6': 'dpmpp+karras:12,6',
+    'dpmpp_sde:24,12': 'dpmpp_sde+karras:24,12',
+    'heun+karras:24,12': 'heun+karras:24,12',
+  }
+
+
+def test_targets_of_other_lengths_lie_apart(targets, monkeypatch, tmp_path):
+  """And are trained for what was asked, a number a stage."""
+  ran = []
+  module = targets['train'].__globals__
+  monkeypatch.setitem(module, 'run', lambda *command: ran.append(command))
+  folders = [targets['folder_of']('v', tmp_path, n) for n in (None, [9, 7])]
+  assert folders[0] != folders[1]
+  for folder, num_steps in zip(folders, (None, [9, 7])):
+    targets['train']('v', tmp_path, folder, num_steps)
+  trained = [command for command in ran if 'train' in command]
+  found = [
+    [flag for flag in command if 'num_steps' in str(flag)]
+    for command in trained
+  ]
+  assert found == [[], [], ['train.num_steps=9'], ['train.num_steps=7']]

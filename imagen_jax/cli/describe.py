@@ -61,6 +61,8 @@ def main(args: argparse.Namespace) -> int:
   path, _, row = args.config.partition(':')
   figures = describe.rows(pathlib.Path(path))
   # A file's first row is the one that it is without a row.
-  paper = dict(figures).get(args.config) if row else figures[0][1]
+  # As `rows` names them, whatever way the file was named.
+  name = f'{pathlib.Path(path)}:{row}'
+  paper = dict(figures).get(name) if row else figures[0][1]
   print(describe.report(config, paper))
   return 0

@@ -66,12 +66,14 @@ def add_arguments(parser: argparse.ArgumentParser):
   parser.add_argument(
     '--sampler',
     choices=_SAMPLERS,
-    help="default: the stages' own",
+    help="default: the stages' own; heun takes Karras's steps in the place of "
+    'steps by time, where --set has no spacing',
   )
   parser.add_argument(
     '--preset',
     choices=_PRESETS,
-    help="sampler and steps, measured; default: the stages' own",
+    help="sampler and steps, by the successors' advice; default: the stages' "
+    'own',
   )
   parser.add_argument(
     '--set',

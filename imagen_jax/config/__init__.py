@@ -5,7 +5,6 @@ opens no dataset and imports nothing but the standard library.
 """
 
 from imagen_jax.config.diffusion import DiffusionConfig
-from imagen_jax.config.diffusion import SampleConfig
 from imagen_jax.config.files import load
 from imagen_jax.config.inputs import DataConfig
 from imagen_jax.config.inputs import TaskConfig
@@ -17,6 +16,7 @@ from imagen_jax.config.overrides import override
 from imagen_jax.config.run import MeshConfig
 from imagen_jax.config.run import OptimizerConfig
 from imagen_jax.config.run import TrainConfig
+from imagen_jax.config.sampling import SampleConfig
 from imagen_jax.config.schema import RUNTIME_FIELDS
 from imagen_jax.config.schema import Config
 from imagen_jax.config.schema import differences

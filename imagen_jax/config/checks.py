@@ -24,6 +24,13 @@ def above_zero(field, value):
   )
 
 
+def finite(field, value):
+  """Raises ValueError unless `value` is a finite number."""
+  require(
+    math.isfinite(value), f'{field} is {value!r}; accepted: finite numbers'
+  )
+
+
 def at_least(field, value, least):
   """Raises ValueError unless `value` is `least` or more."""
   require(value >= least, f'{field} is {value!r}; accepted: {least} or more')

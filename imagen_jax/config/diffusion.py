@@ -1,9 +1,10 @@
-"""The noise process a stage is trained on, and how it is sampled."""
+"""The noise process that a stage is trained on."""
 
 import dataclasses
 
 from imagen_jax.config.checks import above_zero
 from imagen_jax.config.checks import at_least
+from imagen_jax.config.checks import finite
 from imagen_jax.config.checks import one_of
 from imagen_jax.config.checks import require
 
@@ -20,6 +21,8 @@ class DiffusionConfig:
       'shifted_cosine' (by resolution) or 'edm' (log-normal sigma).
     shift_size: pixels on a side of the pictures to which 'shifted_cosine' is
       the cosine; larger ones are given more noise.
+    cosine_offset: s of 'cosine': 0, or Improved DDPM's 0.008, of which the
+      paper does not tell.
     edm_mean: mean of ln(sigma / alpha), for 'edm'.
     edm_std: standard deviation of ln(sigma / alpha), for 'edm'.
     logsnr_min: least log-SNR; the schedule is clipped to it.
@@ -38,10 +41,15 @@ class DiffusionConfig:
     text_drop: share of training examples whose text is zeroed, for guidance.
     aug_schedule: schedule of the low-resolution input's corruption.
     aug_max: largest aug_level drawn in training; 0 turns augmentation off.
+    aug_per: whether each 'example' or each 'batch' has an aug_level of its own.
+    aug_noise: whether the noise is added 'after' the low-res image is
+      enlarged, fresh for every pixel, or 'before', and enlarged with it.
+    aug_kernel: by which it is enlarged: 'bilinear' or 'bicubic'.
   """
 
   schedule: str = 'cosine'
   shift_size: int = 64
+  cosine_offset: float = 0.0
   edm_mean: float = -1.2
   edm_std: float = 1.2
   logsnr_min: float = -20.0
@@ -57,6 +65,9 @@ class DiffusionConfig:
   text_drop: float = 0.1
   aug_schedule: str = 'cosine'
   aug_max: float = 1.0
+  aug_per: str = 'example'
+  aug_noise: str = 'after'
+  aug_kernel: str = 'bilinear'
 
   def __post_init__(self):
     one_of(
@@ -66,6 +77,23 @@ class DiffusionConfig:
     )
     one_of(
       'stage.diffusion.aug_schedule', self.aug_schedule, ('cosine', 'linear')
+    )
+    for name, accepted in (
+      ('aug_per', ('example', 'batch')),
+      ('aug_noise', ('after', 'before')),
+      ('aug_kernel', ('bilinear', 'bicubic')),
+    ):
+      one_of(f'stage.diffusion.{name}', getattr(self, name), accepted)
+    require(
+      0 <= self.cosine_offset < 1,
+      f'stage.diffusion.cosine_offset is {self.cosine_offset!r}; accepted: '
+      '[0, 1)',
+    )
+    require(
+      self.cosine_offset == 0 or self.schedule == 'cosine',
+      f'stage.diffusion.cosine_offset is {self.cosine_offset} with '
+      f'stage.diffusion.schedule {self.schedule!r}; accepted: 0, or '
+      'stage.diffusion.schedule cosine',
     )
     for name in ('prediction', 'loss'):
       value = getattr(self, name)
@@ -78,6 +106,15 @@ class DiffusionConfig:
     at_least('stage.diffusion.shift_size', self.shift_size, 1)
     for name in ('edm_std', 'sigma_data', 'min_snr_gamma'):
       above_zero(f'stage.diffusion.{name}', getattr(self, name))
+    for name in ('edm_mean', 'sigmoid_bias'):
+      finite(f'stage.diffusion.{name}', getattr(self, name))
+    # Beyond them float32 has no alpha or no sigma.
+    for name in ('logsnr_min', 'logsnr_max'):
+      value = getattr(self, name)
+      require(
+        -80 <= value <= 80,
+        f'stage.diffusion.{name} is {value!r}; accepted: [-80, 80]',
+      )
     # Where nothing of the picture is left, the noise says nothing of it.
     require(
       not (self.zero_terminal_snr and self.prediction == 'eps'),
@@ -95,143 +132,3 @@ class DiffusionConfig:
         0 <= value <= 1,
         f'stage.diffusion.{name} is {value!r}; accepted: [0, 1]',
       )
-
-
-@dataclasses.dataclass(frozen=True)
-class SampleConfig:
-  """How a trained stage is sampled.
-
-  docs/diffusion.md has the equations, and the sources of what is not the
-  paper's.
-
-  Attributes:
-    sampler: 'ancestral', 'ddim', 'dpmpp' (DPM-Solver++ 2M), 'dpmpp_sde' (its
-      stochastic form) or 'heun' (EDM's).
-    num_steps: network evaluations a sample (each is two with guidance); 'heun'
-      makes two a step, but for the last.
-    spacing: of the steps: equal in 'time', equal in 'logsnr', or 'karras'
-      (EDM's), which is what 'heun' is for.
-    sigma_min: noise by signal of the last step of 'logsnr' and 'karras'.
-    sigma_max: noise by signal of their first step.
-    rho: of 'karras': the greater, the shorter the steps near the image.
-    gamma: noise of the ancestral step, from the posterior's variance (0) to
-      the forward process's (1).
-    churn: noise that 'heun' adds before its steps, over all of them.
-    churn_min: least noise by signal of a step that is churned.
-    churn_max: greatest noise by signal of a step that is churned.
-    churn_noise: scale of that noise.
-    guidance_weight: w in uncond + w * (cond - uncond); 1 is no guidance.
-    guidance: 'constant', 'interval' (1 outside of a band of log-SNR) or
-      'oscillating' (every second step at a low weight).
-    guidance_interval: least and greatest log-SNR that 'interval' guides at.
-    oscillate_after: steps of 'oscillating' before the first of low weight.
-    oscillate_weight: the low weight.
-    guidance_rescale: how far the contrast of x_hat is brought back to what it
-      is without guidance, from 0 to 1.
-    threshold: what keeps x_hat in range: 'none', 'static' or 'dynamic'.
-    percentile: of |x_hat|, for dynamic thresholding, in (0, 1].
-    threshold_cap: largest value that dynamic thresholding divides by; None for
-      no such bound.
-    strength: share of the steps that is taken when a sample starts from a
-      picture.
-    resample: times that each step is taken where a picture is painted in.
-    resample_jump: steps that are gone back at once to be taken again.
-    aug_level: time in [0, 1] at which the low-res input is corrupted.
-  """
-
-  sampler: str = 'ancestral'
-  num_steps: int = 256
-  spacing: str = 'time'
-  sigma_min: float = 0.002
-  sigma_max: float = 80.0
-  rho: float = 7.0
-  gamma: float = 0.0
-  churn: float = 0.0
-  churn_min: float = 0.05
-  churn_max: float = 50.0
-  churn_noise: float = 1.003
-  guidance_weight: float = 7.5
-  guidance: str = 'constant'
-  guidance_interval: tuple[float, ...] = (-3.4, 2.5)
-  oscillate_after: int = 15
-  oscillate_weight: float = 1.0
-  guidance_rescale: float = 0.0
-  threshold: str = 'dynamic'
-  percentile: float = 0.995
-  threshold_cap: float | None = None
-  strength: float = 1.0
-  resample: int = 1
-  resample_jump: int = 1
-  aug_level: float = 0.1
-
-  def __post_init__(self):
-    one_of(
-      'stage.sample.sampler',
-      self.sampler,
-      ('ancestral', 'ddim', 'dpmpp', 'dpmpp_sde', 'heun'),
-    )
-    one_of('stage.sample.spacing', self.spacing, ('time', 'logsnr', 'karras'))
-    one_of(
-      'stage.sample.guidance',
-      self.guidance,
-      ('constant', 'interval', 'oscillating'),
-    )
-    one_of(
-      'stage.sample.threshold',
-      self.threshold,
-      ('none', 'static', 'dynamic'),
-    )
-    for name in ('num_steps', 'resample', 'resample_jump'):
-      at_least(f'stage.sample.{name}', getattr(self, name), 1)
-    for name in (
-      'guidance_weight',
-      'oscillate_after',
-      'oscillate_weight',
-      'churn',
-      'churn_min',
-    ):
-      at_least(f'stage.sample.{name}', getattr(self, name), 0)
-    for name in ('sigma_min', 'sigma_max', 'rho', 'churn_noise', 'strength'):
-      above_zero(f'stage.sample.{name}', getattr(self, name))
-    require(
-      self.sigma_min < self.sigma_max,
-      f'stage.sample.sigma_min is {self.sigma_min}; accepted: less than '
-      f'sigma_max ({self.sigma_max})',
-    )
-    require(
-      self.churn_min <= self.churn_max,
-      f'stage.sample.churn_min is {self.churn_min}; accepted: at most '
-      f'churn_max ({self.churn_max})',
-    )
-    require(
-      self.churn == 0 or self.sampler == 'heun',
-      f'stage.sample.churn is {self.churn} with stage.sample.sampler '
-      f'{self.sampler!r}; accepted: 0, or stage.sample.sampler heun',
-    )
-    require(
-      len(self.guidance_interval) == 2
-      and self.guidance_interval[0] < self.guidance_interval[1],
-      f'stage.sample.guidance_interval is {list(self.guidance_interval)}; '
-      'accepted: the least and the greatest log-SNR, [least, greatest]',
-    )
-    require(
-      self.threshold_cap is None or self.threshold_cap >= 1,
-      f'stage.sample.threshold_cap is {self.threshold_cap}; accepted: 1 or '
-      'more, or none',
-    )
-    for name in (
-      'gamma',
-      'percentile',
-      'aug_level',
-      'guidance_rescale',
-      'strength',
-    ):
-      value = getattr(self, name)
-      require(
-        0 <= value <= 1, f'stage.sample.{name} is {value!r}; accepted: [0, 1]'
-      )
-    # The 0th percentile is the least value: all of a picture would be clipped.
-    require(
-      self.percentile > 0,
-      f'stage.sample.percentile is {self.percentile!r}; accepted: (0, 1]',
-    )

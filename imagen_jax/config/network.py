@@ -31,6 +31,14 @@ class UNetConfig:
     attention_expansion: width of all heads joined over a level's channels.
     embed_dim: width of the time-and-text embedding.
     num_groups: groups of a GroupNorm.
+    residual_scale: what of a block's residual sum the Efficient U-Net scales
+      by 1/sqrt 2: the 'sum', as Score-SDE and SR3 do, which the paper cites;
+      the 'shortcut' alone, as NeMo; or 'none'.
+    long_skip: how it joins a long skip on the way up: 'add', as the paper
+      draws it, or 'concat'.
+    long_skip_scale: what of that it scales by 1/sqrt 2: the 'sum', the 'skip'
+      alone, or 'none'; a 'concat' has no sum. Concatenated skips scaled alone,
+      with nothing scaled in the blocks, are lucidrains' reading.
     dropout: rate inside residual blocks.
     remat: rematerialise blocks (residual, attention) in the backward pass.
     remat_policy: what a level's blocks keep of themselves where `remat` is on:
@@ -55,6 +63,9 @@ class UNetConfig:
   attention_expansion: int = 1
   embed_dim: int = 2048
   num_groups: int = 32
+  residual_scale: str = 'sum'
+  long_skip: str = 'add'
+  long_skip_scale: str = 'sum'
   dropout: float = 0.0
   remat: bool = True
   remat_policy: tuple[str, ...] = ('full',)
@@ -64,6 +75,7 @@ class UNetConfig:
   def __post_init__(self):
     one_of('stage.unet.design', self.design, ('base', 'efficient'))
     one_of('stage.unet.dtype', self.dtype, ('bfloat16', 'float32'))
+    self._check_sums()
     levels = len(self.channels)
     at_least('number of stage.unet.channels', levels, 1)
     for name in ('head_dim', 'attention_expansion', 'embed_dim', 'num_groups'):
@@ -110,6 +122,28 @@ class UNetConfig:
           f'stage.unet.channels[{level}] x attention_expansion is {joined}; '
           f'accepted: multiples of stage.unet.head_dim ({self.head_dim})',
         )
+
+  def _check_sums(self):
+    """Raises ValueError unless blocks and long skips can be joined so."""
+    accepted = {
+      'residual_scale': ('sum', 'shortcut', 'none'),
+      'long_skip': ('add', 'concat'),
+      'long_skip_scale': ('sum', 'skip', 'none'),
+    }
+    for name, values in accepted.items():
+      value = getattr(self, name)
+      one_of(f'stage.unet.{name}', value, values)
+      require(
+        self.design == 'efficient' or value == values[0],
+        f'stage.unet.{name} is {value!r} with stage.unet.design '
+        f'{self.design!r}; accepted: {values[0]!r}, or stage.unet.design '
+        'efficient',
+      )
+    require(
+      self.long_skip == 'add' or self.long_skip_scale != 'sum',
+      f"stage.unet.long_skip_scale is 'sum' with stage.unet.long_skip "
+      f"{self.long_skip!r}; accepted: 'skip', 'none'",
+    )
 
   def at_level(self, name: str, level: int):
     """A level's entry of a field that may have one for all."""

@@ -6,8 +6,8 @@ import math
 from imagen_jax.config.checks import at_least
 from imagen_jax.config.checks import require
 from imagen_jax.config.diffusion import DiffusionConfig
-from imagen_jax.config.diffusion import SampleConfig
 from imagen_jax.config.network import UNetConfig
+from imagen_jax.config.sampling import SampleConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -123,10 +123,11 @@ def sample(
   """Images drawn by stepping from noise along `logsnr`.
 
   Args:
-    denoise: (z [B, *shape], logsnr [B], step, x_last [B, *shape]) -> x_hat
-      [B, *shape], guided and thresholded. `step`, a scalar from 0, and the
-      x_hat of the call before, zero at first, are for guidance that changes
-      from step to step and for self-conditioning.
+    denoise: (z [B, *shape], logsnr [B], step, x_last [B, *shape], call) ->
+      x_hat [B, *shape], guided and thresholded. `step`, a scalar from 0, and
+      the x_hat of the call before, zero at first, are for guidance that changes
+      from step to step and for self-conditioning; `call`, a scalar from 1, is
+      for noise that is drawn anew at every call.
     keys: one PRNG key an image, [B]: an image does not depend on the others
       of its batch. Folded by call, so that two samplers of the same keys share
       their first noise.
@@ -187,7 +188,7 @@ def sample(
       z = jnp.where(at.correct, z, noised)
     if sampler == 'heun':
       here = jnp.where(at.correct, logsnr_s, logsnr_t)
-      x_hat = denoise(z, here, at.step, x_last)
+      x_hat = denoise(z, here, at.step, x_last, index)
       # Each is computed in both calls, and one of them kept.
       more = heun_correction(x_hat, z, *start, logsnr_t, logsnr_s)
       start = jax.tree.map(
@@ -196,7 +197,7 @@ def sample(
       euler = ddim_step(x_hat, z, logsnr_t, logsnr_s)
       z = jnp.where(at.correct, z + more, euler)
     else:
-      x_hat = denoise(z, logsnr_t, at.step, x_last)
+      x_hat = denoise(z, logsnr_t, at.step, x_last, index)
       toward = x_hat
       if sampler in ('dpmpp', 'dpmpp_sde'):
         toward = extrapolate(x_hat, x_last, at.extrapolate)

@@ -34,6 +34,36 @@ def cosine(t, *, logsnr_min=-20.0, logsnr_max=20.0):
   return 2 * (jnp.log(jnp.sin(quarter * rest)) - jnp.log(jnp.sin(quarter * t)))
 
 
+def offset_cosine(t, *, offset, logsnr_min=-20.0, logsnr_max=20.0):
+  """Log-SNR of the cosine schedule with Improved DDPM's offset s, clipped.
+
+  alpha^2 = f(t) / f(0), where f(t) = cos^2(pi (t + s) / (2 (1 + s)))
+  (arXiv:2102.09672, s = 0.008). Other arguments and result as of `cosine`,
+  which is this of s = 0.
+  """
+  quarter = 0.5 * math.pi
+  first = quarter * offset / (1 + offset)
+  per_time = quarter / (1 + offset)
+
+  # With a the angle at t, and `first` that at 0: cos(first)^2 - cos(a)^2 is
+  # sin(a + first) sin(a - first), which has its digits near t = 0.
+  def earliest():
+    share = math.cos(first) ** 2 / (1 + math.exp(logsnr_max))
+    sine = math.sqrt(math.sin(first) ** 2 + share)
+    angle = math.asin(sine)
+    return math.asin(share / math.sin(angle + first)) / per_time
+
+  # And cos(a) is the sine of what is left.
+  least = math.cos(first) / math.sqrt(1 + math.exp(-logsnr_min))
+  rest = jnp.maximum(1 - t, math.asin(least) / per_time)
+  t = jnp.clip(t, earliest(), 1 - math.asin(least) / per_time)
+  return (
+    2 * jnp.log(jnp.sin(per_time * rest))
+    - jnp.log(jnp.sin(per_time * t + 2 * first))
+    - jnp.log(jnp.sin(per_time * t))
+  )
+
+
 def time_of_cosine(logsnr: float) -> float:
   """The time at which the unclipped cosine schedule has `logsnr`."""
   return 2 / math.pi * math.atan(math.exp(-0.5 * logsnr))

@@ -207,6 +207,12 @@ class TextPool(nn.Module):
     return dense(self.dim, dtype=self.dtype, name='out')(pooled)
 
 
+def residual_sum(x, h, scale, shortcut_scale):
+  """(shortcut_scale x + h) scale; a factor of 1 is left out."""
+  x = x if shortcut_scale == 1 else x * shortcut_scale
+  return (x + h) * scale
+
+
 class ResBlock(nn.Module):
   """Two 3x3 convolutions modulated by an embedding (FiLM).
 
@@ -219,6 +225,7 @@ class ResBlock(nn.Module):
     scale: of the residual sum: 2**-0.5 in the Efficient U-Net, 1 in the base.
     resample: None, 'down' or 'up'.
     dropout: rate before the second convolution.
+    shortcut_scale: of the shortcut alone, before the sum.
   """
 
   dim: int
@@ -227,6 +234,7 @@ class ResBlock(nn.Module):
   dtype: jnp.dtype
   resample: str | None = None
   dropout: float = 0.0
+  shortcut_scale: float = 1.0
 
   @nn.compact
   def __call__(self, x, emb, deterministic=True):
@@ -244,7 +252,7 @@ class ResBlock(nn.Module):
     x = resize(x)
     if x.shape[-1] != self.dim:
       x = dense(self.dim, dtype=self.dtype, name='skip')(x)
-    return constrain((x + h) * self.scale)
+    return constrain(residual_sum(x, h, self.scale, self.shortcut_scale))
 
 
 class Attention(nn.Module):
@@ -261,6 +269,7 @@ class Attention(nn.Module):
     expansion: width of all heads joined over C.
     num_groups: of the GroupNorm.
     scale: of the residual sum.
+    shortcut_scale: of the shortcut alone, before the sum.
   """
 
   over_pixels: bool
@@ -270,6 +279,7 @@ class Attention(nn.Module):
   num_groups: int
   scale: float
   dtype: jnp.dtype
+  shortcut_scale: float = 1.0
 
   @nn.compact
   def __call__(self, x, embed, mask):
@@ -304,4 +314,4 @@ class Attention(nn.Module):
     h = h.reshape(batch, height, width, joined)
     h = h * mask.any(1)[:, None, None, None].astype(self.dtype)
     h = dense(channels, zero=True, dtype=self.dtype, name='out')(h)
-    return constrain((x + h) * self.scale)
+    return constrain(residual_sum(x, h, self.scale, self.shortcut_scale))

@@ -16,8 +16,9 @@ from imagen_jax import config
 def runs(unet: config.UNetConfig, way: str, level: int) -> list[range]:
   """The blocks of a level, in order, as runs whose parameters are alike.
 
-  Blocks differ where their inputs' widths do: behind a change of width, and on
-  the way up of the base, whose blocks are given skips of two widths.
+  Blocks differ where their inputs' widths do: behind a change of width; on the
+  way up of the base, whose blocks are given skips of two widths; and where the
+  Efficient U-Net's first is given a concatenated skip.
 
   Args:
     unet: the network.
@@ -28,7 +29,8 @@ def runs(unet: config.UNetConfig, way: str, level: int) -> list[range]:
   last = len(unet.channels) - 1
   finer, coarser = unet.channels[max(level - 1, 0)], min(level + 1, last)
   if unet.design == 'efficient':
-    widths = [(dim,)] * count
+    joined = way == 'up' and unet.long_skip == 'concat'
+    widths = [(dim, dim) if joined else (dim,)] + [(dim,)] * (count - 1)
   elif way == 'down':
     widths = [(finer,)] + [(dim,)] * (count - 1)
   else:

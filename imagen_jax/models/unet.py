@@ -94,7 +94,6 @@ class Blocks(nn.Module):
 
   unet: config.UNetConfig
   level: int
-  scale: float
   attention: bool
   keep: bool
 
@@ -104,7 +103,7 @@ class Blocks(nn.Module):
       h = jnp.concatenate([h, skip], axis=-1)
     # Inside a loop nothing is there for common subexpressions to be with.
     res, attend, _ = _blocks(
-      self.unet, self.scale, True, emb, text, mask, prevent_cse=False
+      self.unet, True, emb, text, mask, prevent_cse=False
     )
     h = res(h, self.level, 'res')
     if self.attention:
@@ -112,7 +111,22 @@ class Blocks(nn.Module):
     return h, h if self.keep else None
 
 
-def _blocks(unet, scale, deterministic, emb, text, mask, prevent_cse=True):
+_ROOT = 2**-0.5
+
+
+def _residual_scales(unet):
+  """Factors of a block's sum and of its shortcut alone.
+
+  The paper scales "skip connections" of the Efficient U-Net (appendix B.1),
+  which its readers have taken for three things; nothing of the base's.
+  """
+  if unet.design == 'base':
+    return 1.0, 1.0
+  readings = {'sum': (_ROOT, 1.0), 'shortcut': (1.0, _ROOT), 'none': (1.0, 1.0)}
+  return readings[unet.residual_scale]
+
+
+def _blocks(unet, deterministic, emb, text, mask, prevent_cse=True):
   """The blocks of a level, ready to be called.
 
   Returns:
@@ -122,6 +136,7 @@ def _blocks(unet, scale, deterministic, emb, text, mask, prevent_cse=True):
       of a level; `skips` are concatenated to their inputs, last one first.
   """
   dtype = jnp.dtype(unet.dtype)
+  scale, shortcut_scale = _residual_scales(unet)
 
   def remat(block, level, static_argnums=()):
     policy = unet.at_level('remat_policy', level) if unet.remat else 'none'
@@ -143,6 +158,7 @@ def _blocks(unet, scale, deterministic, emb, text, mask, prevent_cse=True):
       dtype,
       resample=resample,
       dropout=unet.dropout,
+      shortcut_scale=shortcut_scale,
       name=name,
     )
     return module(x, emb, deterministic)
@@ -160,6 +176,7 @@ def _blocks(unet, scale, deterministic, emb, text, mask, prevent_cse=True):
       unet.num_groups,
       scale,
       dtype,
+      shortcut_scale=shortcut_scale,
       name=name,
     )
     return attention(x, text, mask)
@@ -178,7 +195,7 @@ def _blocks(unet, scale, deterministic, emb, text, mask, prevent_cse=True):
       metadata_params={nn.PARTITION_NAME: None},
     )
     name = repeats.name(way, level, run)
-    module = scanned(unet, level, scale, attention, keep, name=name)
+    module = scanned(unet, level, attention, keep, name=name)
     skips = jnp.stack([skips.pop() for _ in run]) if skips else None
     x, outs = module(x, skips, emb, text, mask)
     return x, list(outs) if keep else []
@@ -209,7 +226,7 @@ def base_body(unet, h, emb, text, mask, deterministic):
   mirror on the way up, which has one block more; attention follows each block
   of the levels that have it.
   """
-  res, attend, level_blocks = _blocks(unet, 1.0, deterministic, emb, text, mask)
+  res, attend, level_blocks = _blocks(unet, deterministic, emb, text, mask)
   last = len(unet.channels) - 1
   skips = [h]
   for level in range(last + 1):
@@ -228,17 +245,29 @@ def base_body(unet, h, emb, text, mask, deterministic):
   return h
 
 
+def join_skip(h, skip, unet):
+  """h with a long skip of the Efficient U-Net, added or concatenated."""
+  if unet.long_skip_scale == 'skip':
+    skip = skip * _ROOT
+  if unet.long_skip == 'concat':
+    return jnp.concatenate([h, skip], axis=-1)
+  return (h + skip) * (_ROOT if unet.long_skip_scale == 'sum' else 1.0)
+
+
 def efficient_body(unet, h, emb, text, mask, deterministic):
   """The Efficient U-Net (paper, appendix B.1).
 
   A DBlock halves the size first and a UBlock doubles it last, so that every
-  other convolution runs at the smaller size; skips are added; residual sums
-  are scaled by 1/sqrt 2. Doubling is a convolution to four times the channels
-  and a rearrangement, which keeps it at the smaller size too.
+  other convolution runs at the smaller size. Long skips are added, and their
+  sums scaled by 1/sqrt 2 as the blocks' own are (`long_skip_scale`,
+  `residual_scale`). Each UBlock has one, also the deepest, whose skip is what
+  it is given: there (h + h) / sqrt 2 is sqrt 2 h. Concatenated, a skip doubles
+  the width that the first block of a UBlock is given, which its 1x1 shortcut
+  takes back; the stem's reaches the output so. Doubling is a convolution to
+  four times the channels and a rearrangement, which keeps it at the smaller
+  size too.
   """
-  _, attend, level_blocks = _blocks(
-    unet, 2**-0.5, deterministic, emb, text, mask
-  )
+  _, attend, level_blocks = _blocks(unet, deterministic, emb, text, mask)
   conv = functools.partial(layers.conv, dtype=jnp.dtype(unet.dtype))
   skips = [h]
   for level, dim in enumerate(unet.channels):
@@ -248,10 +277,11 @@ def efficient_body(unet, h, emb, text, mask, deterministic):
     h = attend(h, level, f'down{level}_attn')
     skips.append(h)
   for level in reversed(range(len(unet.channels))):
-    h = (h + skips.pop()) * 2**-0.5
+    # At the deepest level this is h itself: sqrt 2 of it, by the defaults.
+    h = join_skip(h, skips.pop(), unet)
     h, _ = level_blocks(h, 'up', level)
     h = attend(h, level, f'up{level}_attn')
     finer = unet.channels[max(level - 1, 0)]
     h = conv(4 * finer, name=f'up{level}_resample')(h)
     h = layers.constrain_split(layers.depth_to_space(h, 2))
-  return (h + skips.pop()) * 2**-0.5
+  return join_skip(h, skips.pop(), unet)

@@ -95,10 +95,13 @@ def loss_fn(params, batch, keys, config: config.Config):
   text = cascade.drop_text(batch.text, drop)
   aug_eps = aug_level = None
   if stage.lowres_size is not None:
-    aug_eps = jax.random.normal(keys['aug_noise'], x.shape)
+    pixels = cascade.aug_noise_size(stage.image_size, stage)
+    aug_eps = jax.random.normal(keys['aug_noise'], (size, pixels, pixels, 3))
+    draws = (size,) if diffusion.aug_per == 'example' else ()
     aug_level = jax.random.uniform(
-      keys['aug_level'], (size,), maxval=diffusion.aug_max
+      keys['aug_level'], draws, maxval=diffusion.aug_max
     )
+    aug_level = jnp.broadcast_to(aug_level, (size,))
   cond = cascade.make_cond(text, batch.lowres, aug_eps, aug_level, stage)
 
   network = state_lib.bind(stage, params)

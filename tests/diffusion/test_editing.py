@@ -104,7 +104,7 @@ def test_strength_is_how_far_the_picture_is_left(name):
 def test_strength_takes_its_share_of_the_steps():
   seen = []
 
-  def watch(z, logsnr, step, x_last):
+  def watch(z, logsnr, step, *_):
     jax.debug.callback(lambda s: seen.append(int(s)), step, ordered=True)
     return denoise(z, logsnr)
 

@@ -22,6 +22,43 @@ def test_cosine_is_its_formula():
   np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
+def offset(t, **bounds):
+  return schedule.offset_cosine(jnp.asarray(t), offset=0.008, **bounds)
+
+
+def test_offset_cosine_values():
+  """Of the fact sheet, for Improved DDPM's offset."""
+  found = offset([0.25, 0.5, 0.75])
+  np.testing.assert_allclose(found, [1.7114, -0.0246, -1.7803], atol=5e-5)
+
+
+def test_offset_cosine_is_its_formula():
+  t = np.linspace(0.001, 0.999, 101)
+  f = lambda t: np.cos(0.5 * np.pi * (t + 0.008) / 1.008) ** 2
+  kept = f(t) / f(0)
+  expected = np.log(kept / (1 - kept))
+  found = offset(t.astype(np.float32))
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+  # Without an offset it is the cosine.
+  plain = schedule.offset_cosine(jnp.float32(t), offset=0.0)
+  np.testing.assert_allclose(
+    plain, schedule.cosine(jnp.float32(t)), rtol=1e-4, atol=1e-4
+  )
+
+
+@pytest.mark.parametrize('bound', [4.0, 20.0, 40.0])
+def test_offset_cosine_ends_are_the_bounds_and_have_gradients(bound):
+  bounds = {'logsnr_min': -bound, 'logsnr_max': bound}
+  t = jnp.array([0.0, 1e-9, 1e-3, 0.5, 0.999, 1.0])
+  found = offset(t, **bounds)
+  np.testing.assert_allclose(
+    found[jnp.array([0, 5])], [bound, -bound], atol=2e-3
+  )
+  assert np.all(np.diff(found) <= 0)
+  slope = jax.vmap(jax.grad(lambda t: offset(t, **bounds)))(t)
+  assert np.all(np.isfinite(slope)) and np.all(slope < 1e-6)
+
+
 def test_linear_values():
   t = jnp.array([0.001, 0.1, 0.25, 0.5, 0.75, 1.0])
   expected = [9.115, 2.157, 0.095, -2.455, -5.668, -10.050]

@@ -136,6 +136,66 @@ def test_a_super_resolution_stage_is_conditioned_on_a_corrupted_image(
   assert deterministic
 
 
+def lowres_seen(network, tiny, *changes):
+  """The condition that a super-resolution step gives the network."""
+  cfg = config_lib.override(
+    config_lib.load(f'{tiny}:sr'), [f'stage.diffusion.{c}' for c in changes]
+  )
+  step_lib.loss_fn(
+    {'w': jnp.float32(0)}, batch(cfg), step_lib.step_keys(0, 0), cfg
+  )
+  return network.seen.pop()[1]
+
+
+def test_readings_of_the_augmentation(tiny, network):
+  """A level a batch; noise of the low-res image; the other kernel."""
+  own = lowres_seen(network, tiny)
+  shared = lowres_seen(network, tiny, 'aug_per=batch')
+  assert len(set(np.asarray(shared.aug_logsnr).tolist())) == 1
+  assert np.abs(shared.lowres - own.lowres).mean() > 0.1
+  before = lowres_seen(network, tiny, 'aug_noise=before')
+  np.testing.assert_array_equal(before.aug_logsnr, own.aug_logsnr)
+  noisy = int(jnp.argmin(own.aug_logsnr))
+  # Enlarged noise is smooth: 0.625 of its deviation, between pixels.
+  ratio = before.lowres[noisy].std() / own.lowres[noisy].std()
+  assert 0.5 < ratio < 0.75
+  # The image is one grey, of which every kernel makes the same.
+  cubic = lowres_seen(network, tiny, 'aug_kernel=bicubic')
+  np.testing.assert_allclose(cubic.lowres, own.lowres, atol=1e-5)
+  cubic = lowres_seen(network, tiny, 'aug_kernel=bicubic', 'aug_noise=before')
+  assert np.abs(cubic.lowres - before.lowres).mean() > 0.01
+
+
+def test_edm_scales_what_the_network_is_trained_on(tiny, monkeypatch):
+  """c_in z, and not z: EDM, table 1, of our variance-preserving z."""
+  seen = []
+
+  class Watches:
+    def apply(self, variables, z, logsnr, cond, **_):
+      seen.append((z, logsnr))
+      return 0 * z
+
+  monkeypatch.setattr(state_lib, 'make_network', lambda stage: Watches())
+  changes = ['prediction=edm', 'sigma_data=0.3', 'self_condition=true']
+  cfg = config_lib.override(
+    config_lib.load(tiny), [f'stage.diffusion.{c}' for c in changes]
+  )
+  losses(cfg)
+  logsnr = np.asarray(seen[0][1], float)[:, None, None, None]
+  alpha, sigma = (1 / np.sqrt(1 + np.exp(sign * logsnr)) for sign in (-1, 1))
+  image = batch(cfg).image
+  noise = step_lib.step_keys(0, 0)['noise']
+  eps = np.asarray(jax.random.normal(noise, image.shape))
+  z = alpha * np.asarray(image) + sigma * eps
+  c_in = 1 / np.sqrt(sigma**2 + (0.3 * alpha) ** 2)
+  # Which is far from 1 where there is little noise.
+  assert c_in.max() > 2
+  # The first estimate of self-conditioning is made of the same.
+  assert len(seen) == 2
+  for given, _ in seen:
+    np.testing.assert_allclose(given, c_in * z, rtol=1e-3, atol=1e-4)
+
+
 def test_dropout_is_on_where_the_config_has_it(tiny, network):
   cfg = config_lib.override(config_lib.load(tiny), ['stage.unet.dropout=0.5'])
   keys = step_lib.step_keys(0, 0)
