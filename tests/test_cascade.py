@@ -493,7 +493,7 @@ def test_the_last_estimate_is_the_samplers():
     {'spacing': 'karras', 'sigma_min': 0.3},
     {'spacing': 'karras', 'sigma_max': 5.0},
     {'guidance': 'interval'},
-    {'guidance': 'oscillating', 'oscillate_after': 1},
+    {'oscillate_after': 1, 'guidance': 'oscillating'},
     {'guidance_rescale': 0.7},
     {'gamma': 0.5},
   ],

@@ -47,16 +47,14 @@ def offset_cosine(t, *, offset, logsnr_min=-20.0, logsnr_max=20.0):
 
   # With a the angle at t, and `first` that at 0: cos(first)^2 - cos(a)^2 is
   # sin(a + first) sin(a - first), which has its digits near t = 0.
-  def earliest():
-    share = math.cos(first) ** 2 / (1 + math.exp(logsnr_max))
-    sine = math.sqrt(math.sin(first) ** 2 + share)
-    angle = math.asin(sine)
-    return math.asin(share / math.sin(angle + first)) / per_time
-
+  share = math.cos(first) ** 2 / (1 + math.exp(logsnr_max))
+  angle = math.asin(math.sqrt(math.sin(first) ** 2 + share))
+  earliest = math.asin(share / math.sin(angle + first)) / per_time
   # And cos(a) is the sine of what is left.
-  least = math.cos(first) / math.sqrt(1 + math.exp(-logsnr_min))
-  rest = jnp.maximum(1 - t, math.asin(least) / per_time)
-  t = jnp.clip(t, earliest(), 1 - math.asin(least) / per_time)
+  cosine_least = math.cos(first) / math.sqrt(1 + math.exp(-logsnr_min))
+  least_rest = math.asin(cosine_least) / per_time
+  rest = jnp.clip(1 - t, least_rest, 1 - earliest)
+  t = jnp.clip(t, earliest, 1 - least_rest)
   return (
     2 * jnp.log(jnp.sin(per_time * rest))
     - jnp.log(jnp.sin(per_time * t + 2 * first))
