@@ -155,8 +155,13 @@ def devices(topology: Topology) -> list:
     )
   except (jax.errors.JaxRuntimeError, RuntimeError) as error:
     reason = ' '.join(str(error).split())
+    if 'lockfile' in reason:
+      raise ValueError(
+        'libtpu is in use by another process of this machine; accepted: one '
+        f'at a time (it says: {reason})'
+      ) from error
     raise ValueError(
       f'--topology is {topology.name!r}, which libtpu refuses: {reason}; '
-      'accepted: a shape that is sold, with no other process at libtpu'
+      'accepted: a shape that is sold'
     ) from error
   return list(found.devices)

@@ -61,6 +61,16 @@ def test_what_libtpu_refuses_is_one_line(monkeypatch):
     topology.devices(topology.parse('v5e:3x5'))
 
 
+def test_a_lock_that_another_process_holds_is_told(monkeypatch):
+  def refuse(**options):
+    raise RuntimeError('ABORTED: Internal error when accessing the lockfile.')
+
+  monkeypatch.setattr(topology.topologies, 'get_topology_desc', refuse)
+  with pytest.raises(ValueError, match='in use by another process') as error:
+    topology.devices(topology.parse('v5e:2x2'))
+  assert 'accepted: one at a time' in str(error.value)
+
+
 def test_what_libtpu_is_asked_for(monkeypatch):
   asked = {}
 
