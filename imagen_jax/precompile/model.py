@@ -71,12 +71,14 @@ class StepTime:
   @property
   def exposed(self) -> float:
     """`mid`, were all collectives to block."""
-    return self.computing[1] + self.sending
+    low, _, high = (each + self.sending for each in self.computing)
+    return math.sqrt(low * high)
 
   @property
   def overlapped(self) -> float:
     """`mid`, were all collectives to go on beside the computing."""
-    return max(self.computing[1], self.sending)
+    low, _, high = (max(each, self.sending) for each in self.computing)
+    return math.sqrt(low * high)
 
 
 def step_time(

@@ -140,6 +140,8 @@ def advice(
 
 
 def _gib(size):
+  if size < _GIB:
+    return f'{size / 2**20:,.1f} MiB'
   return f'{size / _GIB:,.2f} GiB'
 
 
@@ -233,7 +235,7 @@ def _speed(found):
     ),
     (
       'model FLOPs',
-      f'{found["model_flops_per_device"] / 1e12:,.2f} T a device',
+      f'{found["model_flops_per_device"] / 1e12:,.4g} T a device',
     ),
   ]
   for kind, each in found['collectives'].items():

@@ -134,11 +134,19 @@ def test_collectives_that_block_and_those_that_do_not(write):
     assert blocking.scheduled[place] == pytest.approx(
       blocking.computing[place] + blocking.sending
     )
-  assert beside.exposed == beside.computing[1] + beside.sending
-  assert beside.overlapped == max(beside.computing[1], beside.sending)
+  # All of it blocks, and none is left to hide: what is exposed is scheduled.
+  assert blocking.exposed == pytest.approx(blocking.scheduled[1])
+  assert beside.exposed == pytest.approx(blocking.exposed)
   assert beside.traffic['all-reduce'] == model.Traffic(wire, wire, 1)
   assert blocking.traffic['all-reduce'] == model.Traffic(wire, 0, 1)
   assert sum(blocking.pess.values()) == pytest.approx(300_000 / CHIP.clock)
+
+
+def test_what_is_sent_for_longer_than_is_computed_shows():
+  time = model.StepTime({'copies': 4.0}, {'copies': 1.0}, {}, 0.0, 9.0, 0.0)
+  assert time.overlapped == 9.0
+  assert time.scheduled == (1.0, 2.0, 4.0)
+  assert time.exposed == math.sqrt((1 + 9) * (4 + 9))
 
 
 def test_between_slices_the_network_is_slower(write):
