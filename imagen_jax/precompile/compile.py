@@ -18,11 +18,15 @@ from imagen_jax.train import state as state_lib
 from imagen_jax.train import step as step_lib
 
 _UNITS = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
-# As the compiler words it: 'Used 20.63G of 15.48G hbm.'
-_USED = re.compile(r'Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm')
-_BUFFER = re.compile(
-  r'^\s*\d+\. Size: ([\d.]+)([KMGT]?)\s*$(.*?)(?=^\s*\d+\. Size:|\Z)',
-  re.MULTILINE | re.DOTALL,
+# As compilers word it: 'Used 20.63G of 15.48G hbm', or 'the total memory
+# required for HLO temporaries (28.00G) exceeds available HBM (15.75G)', which
+# has the arguments in it nevertheless.
+_SIZE = r'([\d.]+)([KMGT]?)'
+_TOO_LARGE = (
+  re.compile(rf'Used {_SIZE} of {_SIZE} hbm'),
+  re.compile(
+    rf'required for [^()]*\({_SIZE}\) exceeds available HBM \({_SIZE}\)'
+  ),
 )
 
 
@@ -37,7 +41,8 @@ class Memory:
     code: of the program itself.
     total: that must be free.
     capacity: that there is.
-    largest: buffers as (bytes, what for, shape), where it does not fit.
+    largest: what the backward pass is left, as (bytes, what it comes of,
+      shape), where it does not fit: as differentiation has it, before XLA.
   """
 
   arguments: int
@@ -124,6 +129,10 @@ def compile_step(
         raise
     else:
       program, memory = compiled.as_text(), used(compiled, capacity)
+  if not memory.fits:
+    # Outside the mesh: of one device alone.
+    largest = largest_kept(config, size // shards)
+    memory = dataclasses.replace(memory, largest=largest)
   wall, cpu = time.perf_counter(), time.process_time()
   return Compiled(
     hlo=program,
@@ -158,22 +167,11 @@ def refused(message: str, arguments, capacity: int) -> Memory | None:
   Returns:
     None where the message is about something else.
   """
-  found = _USED.search(message)
+  found = [wording.search(message) for wording in _TOO_LARGE]
+  found = next((each for each in found if each), None)
   if not found:
     return None
   total, limit = _bytes(*found.groups()[:2]), _bytes(*found.groups()[2:])
-  largest = []
-  for amount, unit, text in _BUFFER.findall(message):
-    field = lambda name: re.search(rf'{name}: (.*)', text)  # noqa: B023
-    source, shape = field('Operator'), field('Shape')
-    name = source and re.search(r'op_name="([^"]*)"', source[1])
-    largest.append(
-      (
-        _bytes(amount, unit),
-        name[1] if name else 'an argument or a copy',
-        shape[1].strip() if shape else '',
-      )
-    )
   given = sum(
     x.dtype.itemsize * math.prod(x.sharding.shard_shape(x.shape))
     for x in jax.tree.leaves(arguments)
@@ -185,8 +183,29 @@ def refused(message: str, arguments, capacity: int) -> Memory | None:
     code=0,
     total=total,
     capacity=min(limit, capacity),
-    largest=tuple(largest),
   )
+
+
+def largest_kept(
+  config: config_lib.Config, size: int, count: int = 10
+) -> tuple[tuple[int, str, str], ...]:
+  """The largest activations that `size` images leave for the backward pass.
+
+  The compiler does not tell what takes the memory of a program that it
+  refuses.
+
+  Args:
+    config: the run.
+    size: images of one device.
+    count: how many are told.
+
+  Returns:
+    (bytes, what it comes of, shape) of each.
+  """
+  keys = step_lib.step_keys(0, 0)
+  loss = lambda params, batch: step_lib.loss_fn(params, batch, keys, config)[0]
+  params = sharding.unbox(state_lib.abstract_params(config))
+  return tuple(flops.kept(loss, params, abstract_batch(config, size))[:count])
 
 
 def _bytes(amount, unit):

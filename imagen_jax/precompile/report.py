@@ -160,7 +160,9 @@ def text(found: dict) -> str:
       for each in found['hbm']['largest'][:10]
     ]
     if largest:
-      parts.append('largest buffers\n' + _lines(largest))
+      parts.append(
+        'largest that the backward pass is left, before XLA\n' + _lines(largest)
+      )
     fits = [('would fit', lever) for lever in found['would_fit']]
     parts.append(_lines(fits))
   if 'step_seconds' in found:
