@@ -77,16 +77,19 @@ def _convolution(eqn):
   return 2 * eqn.outvars[0].aval.size * length // dilution
 
 
-def kept_bytes(loss, params, *arguments) -> int:
-  """Bytes that `loss`'s backward pass is left by its forward pass.
+def kept(loss, params, *arguments) -> list[tuple[int, str, str]]:
+  """What `loss`'s backward pass is left by its forward pass, largest first.
 
-  As differentiation has them: XLA may keep fewer, and computes with more.
+  As differentiation has it: XLA may keep less, and computes with more.
   Parameters and arguments themselves do not count.
 
   Args:
     loss: (params, *arguments) -> scalar.
     params: shapes of what it is differentiated by.
     *arguments: shapes of the rest.
+
+  Returns:
+    (bytes, scope that it comes of, type and shape) of each array.
   """
 
   def forward(params, arguments):
@@ -94,10 +97,27 @@ def kept_bytes(loss, params, *arguments) -> int:
     return jax.tree.leaves(backward)
 
   jaxpr = jax.make_jaxpr(forward)(params, arguments).jaxpr
-  given = set(jaxpr.invars)
-  kept = {
-    var
-    for var in jaxpr.outvars
-    if not isinstance(var, core.Literal) and var not in given
+  scopes = {
+    var: str(eqn.source_info.name_stack)
+    for eqn in jaxpr.eqns
+    for var in eqn.outvars
   }
-  return sum(var.aval.size * var.aval.dtype.itemsize for var in kept)
+  given = set(jaxpr.invars)
+  found = [
+    (
+      var.aval.size * var.aval.dtype.itemsize,
+      scopes.get(var, ''),
+      var.aval.str_short(),
+    )
+    # Once each, however often it is used.
+    for var in dict.fromkeys(
+      var for var in jaxpr.outvars if not isinstance(var, core.Literal)
+    )
+    if var not in given
+  ]
+  return sorted(found, key=lambda each: (-each[0], *each[1:]))
+
+
+def kept_bytes(loss, params, *arguments) -> int:
+  """Bytes of all that `kept` lists."""
+  return sum(size for size, _, _ in kept(loss, params, *arguments))

@@ -116,3 +116,16 @@ def test_kept_bytes():
   assert flops.kept_bytes(loss, shape(4, 3), shape(2, 4)) == 2 * 3 * 4
   remade = jax.checkpoint(loss)
   assert flops.kept_bytes(remade, shape(4, 3), shape(2, 4)) == 0
+
+
+def test_what_is_kept_is_listed_largest_first():
+  def loss(w, x):
+    with jax.named_scope('wide'):
+      wide = jnp.sin(x @ w)
+    with jax.named_scope('narrow'):
+      return jnp.sin(wide.sum(1)).sum()
+
+  found = flops.kept(loss, shape(4, 3), shape(2, 4))
+  assert [each[0] for each in found] == [2 * 3 * 4, 2 * 4]
+  assert 'wide' in found[0][1] and found[0][2] == 'float32[2,3]'
+  assert 'narrow' in found[1][1] and found[1][2] == 'float32[2]'

@@ -50,6 +50,7 @@ FLOORS = {
   'imagen_jax.export': 3,
   'imagen_jax.flops': 0,
   'imagen_jax.describe': 4,
+  'imagen_jax.precompile': 4,
   'imagen_jax.train.loop': 4,
   'imagen_jax.generate': 4,
   'imagen_jax.cli': 5,

@@ -28,6 +28,7 @@ COMMANDS = {
   'export': "write a stage's averaged weights for sampling",
   'sample': 'make pictures from captions with exported stages',
   'describe': 'count what a stage is made of and costs',
+  'precompile': "compile a stage's training step for a TPU that is not here",
   'score': 'check sampled pictures against their captions',
 }
 
