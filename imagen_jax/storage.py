@@ -39,6 +39,9 @@ CONTEXT = ts.Context(
 )
 # Seconds until an answer about a bucket is given up.
 _PATIENCE = 20
+# Seconds to wait, one after the other, before storage is asked again: by what
+# goes on for days and is not to end by a moment's weather in a network.
+WAITS = (1, 2, 4, 8, 15, 30, 30, 30)
 # Written, and removed, to learn whether a folder can be written.
 _PROBE = '.imagen_jax_probe'
 

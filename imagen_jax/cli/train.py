@@ -1,6 +1,7 @@
 """The command `imagen-jax train`."""
 
 import argparse
+import os
 import shlex
 import sys
 
@@ -83,10 +84,17 @@ def main(args: argparse.Namespace) -> int:
   if outcome.signal is None:
     print(f'trained to step {outcome.step}: {args.workdir}', file=sys.stderr)
   else:
-    again = shlex.join(['imagen-jax', *sys.argv[1:]])
+    again = shlex.join([*_program(), *sys.argv[1:]])
     print(
       f'stopped by signal {int(outcome.signal)} and saved step {outcome.step}; '
       f'go on with: {again}',
       file=sys.stderr,
     )
   return status
+
+
+def _program():
+  """How this program was called, which need not lie on the PATH."""
+  if os.path.basename(sys.argv[0]) == 'imagen-jax':
+    return [sys.argv[0]]
+  return [sys.executable, '-m', 'imagen_jax']

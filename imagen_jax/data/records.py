@@ -26,15 +26,11 @@ from imagen_jax import storage
 
 HELDOUT = 'heldout'
 
-
 # How ArrayRecord says that a file's bytes are not those that were written.
 _CORRUPT = 'Corrupted Riegeli'
 
 # Records of a split, evenly spread, that tell it from another.
 _FINGERPRINTED = 16
-
-# Seconds to wait before storage that did not answer is asked again.
-_WAITS = (1, 2, 4, 8, 15, 30, 30, 30)
 
 
 class UnreachableError(ValueError):
@@ -220,7 +216,7 @@ class Records:
     return example.features.feature
 
   def _bytes(self, index):
-    for wait in (*_WAITS, None):
+    for wait in (*storage.WAITS, None):
       try:
         return self._source[index]
       except (RuntimeError, OSError) as error:

@@ -90,12 +90,14 @@ def train(
 
     tx = optimizer.make_optimizer(config)
     shardings = state_lib.state_shardings(config, tx, mesh)
-    kept = []
+    kept, read_before = [], reading.from_state({}, _tasks(config))
     if start_step:
       abstract = state_lib.abstract_state(config, tx, shardings)
       state, position = checkpointer.restore(start_step, abstract)
       loader.restore(position['loader'], allow_other_data=allow_config_change)
       kept = position['interval']
+      # Checkpoints of before 0.1.0 do not have it.
+      read_before = reading.from_state(position.get('read', {}), _tasks(config))
     else:
       state = state_lib.init_state(config, tx, shardings)
     train_step = step_lib.compile_step(config, tx, shardings, mesh)
@@ -141,27 +143,31 @@ def train(
           _check_finite(interval, step, saved)
           values = interval.flush()
           values['data_wait_seconds'] = loader.wait_seconds - waited
-          values |= reading.metrics(_records_read(loader, config))
+          values |= reading.metrics(read_before + _records_read(loader, config))
           waited = loader.wait_seconds
           writer.write(step, values)
           cut.say(writer)
         if sampler and _is_time(step, config.train.sample_every, config):
           samples = sampler.draw(state.ema_params)
           if first_host:
-            path = storage.Path(workdir) / 'samples' / f'step_{step:08d}.png'
-            writer.image(step, 'samples', *sampler.write(path, samples))
+            writer.image(step, 'samples', *sampler.sheet(samples))
         signal = stopper.should_stop(step)
         if signal or _is_time(step, config.train.checkpoint_every, config):
           # A state that is past mending must not displace a good one.
           _check_finite(interval, step, saved)
-          writer.flush()
-          position = {'loader': loader.state(), 'interval': interval.state()}
+          read = read_before + _records_read(loader, config)
+          position = {
+            'loader': loader.state(),
+            'interval': interval.state(),
+            'read': reading.as_state(read, _tasks(config)),
+          }
           checkpointer.save(state, position, config, identity)
+          writer.flush()
           saved = step
         if signal and step < config.train.num_steps:
           return Outcome(step, signal)
-      left_out = reading.table(_records_read(loader, config), _tasks(config))
-      if left_out:
+      read = read_before + _records_read(loader, config)
+      if left_out := reading.table(read, _tasks(config)):
         writer.say(f'records that were left out, on all hosts:\n{left_out}')
       # Their keys are known to the host that read them.
       if loader.tally.table():
@@ -191,7 +197,11 @@ def _tasks(config):
 
 
 def _records_read(loader, config):
-  """Records that hosts have read since they started; see `reading`."""
+  """Records that hosts have read since they started; see `reading`.
+
+  Those of batches that are prepared ahead are among them: of each resume a few
+  are counted twice.
+  """
   return reading.over_hosts(loader.tally.counts(), _tasks(config))
 
 

@@ -90,16 +90,18 @@ class MetricWriter:
   def flush(self):
     """Returns when all that was written would survive the process.
 
-    To be called before a checkpoint: a run that resumes from it does not write
-    again what came before.
-
-    Raises:
-      ValueError: where the workdir is in a bucket that cannot be written.
+    To be called with a checkpoint: a run that resumes from it does not write
+    again what came before. A bucket that cannot be written is no reason to
+    lose the checkpoint: it is said, and the files are copied later.
     """
-    if self._enabled:
-      self._events.flush()
-      if self._mirror:
+    if not self._enabled:
+      return
+    self._events.flush()
+    if self._mirror:
+      try:
         self._mirror.finish()
+      except ValueError as error:
+        self.say(f'{error}; it will be tried again')
 
   def advance(self):
     """Counts one finished step on the progress bar."""
@@ -134,9 +136,12 @@ class MetricWriter:
         self.say(f'{failed}; it will be tried again')
 
   def image(self, step: int, name: str, png: bytes, size: tuple[int, int]):
-    """Writes a PNG of `size` (width, height) to TensorBoard."""
+    """Writes a PNG of `size` (width, height), as a file and to TensorBoard."""
     if not self._enabled:
       return
+    path = self._folder / name / f'step_{step:08d}.png'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(png)
     picture = summary_pb2.Summary.Image(
       encoded_image_string=png, width=size[0], height=size[1], colorspace=3
     )

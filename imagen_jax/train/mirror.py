@@ -65,15 +65,22 @@ class Mirror:
     return failed
 
   def finish(self) -> None:
-    """Returns when all is in the bucket.
+    """Returns when all is in the bucket, which is asked for two minutes.
 
     Raises:
-      ValueError: where it cannot be written.
+      ValueError: where it cannot be written. What is not there stays here, and
+        is copied by a later call.
     """
     if self._running:
       futures.wait([self._running])
       self._running = None
-    self._copy()
+    for wait in (*storage.WAITS, None):
+      try:
+        return self._copy()
+      except ValueError:
+        if wait is None:
+          raise
+        time.sleep(wait)
 
   def close(self) -> None:
     """Removes the local folder; waits for copies that are under way."""

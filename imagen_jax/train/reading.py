@@ -34,6 +34,20 @@ def over_hosts(counts: dict[str, dict], tasks: list[str]) -> np.ndarray:
   return np.ascontiguousarray(every).view(np.int64).sum(axis=0)
 
 
+def as_state(totals: np.ndarray, tasks: list[str]) -> dict[str, list[int]]:
+  """`over_hosts` as JSON can hold it, to be kept with a checkpoint."""
+  return dict(zip(tasks, totals.tolist()))
+
+
+def from_state(kept: dict[str, list[int]], tasks: list[str]) -> np.ndarray:
+  """What `as_state` kept, of the tasks that there are now.
+
+  A task that is new has nothing, and one that is gone is left out.
+  """
+  nothing = [0] * len(_KINDS)
+  return np.array([kept.get(task, nothing) for task in tasks], np.int64)
+
+
 def metrics(totals: np.ndarray) -> dict[str, int | float]:
   """`over_hosts` as metrics, over all tasks."""
   seen, bad, dropped = totals.sum(axis=0).tolist()

@@ -9,7 +9,6 @@ from imagen_jax import cascade
 from imagen_jax import config
 from imagen_jax import grid
 from imagen_jax import sharding
-from imagen_jax import storage
 from imagen_jax import structs
 from imagen_jax.train import state as state_lib
 
@@ -60,8 +59,8 @@ class Sampler:
     with sharding.use_mesh(self._mesh, self._cfg.mesh):
       return to_uint8(self._draw(ema_params, *self._inputs))
 
-  def write(self, path, samples: np.ndarray) -> tuple[bytes, tuple[int, int]]:
-    """Writes a labelled grid of pictures as PNG to `path`.
+  def sheet(self, samples: np.ndarray) -> tuple[bytes, tuple[int, int]]:
+    """A labelled grid of pictures as PNG.
 
     Real pictures, their low-res inputs and samples stand side by side.
 
@@ -99,7 +98,4 @@ class Sampler:
     )
     buffer = io.BytesIO()
     picture.save(buffer, 'PNG')
-    path = storage.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(buffer.getvalue())
     return buffer.getvalue(), picture.size

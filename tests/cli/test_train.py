@@ -17,9 +17,9 @@ def train(tiny, monkeypatch):
   """Runs the command with the tiny config; returns its exit status."""
   monkeypatch.delenv(main.TRACEBACK_VARIABLE, raising=False)
 
-  def train(workdir, *flags):
+  def train(workdir, *flags, program='imagen-jax'):
     argv = ['train', '--config', tiny, '--workdir', str(workdir), *flags]
-    monkeypatch.setattr(sys, 'argv', ['imagen-jax', *argv])
+    monkeypatch.setattr(sys, 'argv', [program, *argv])
     return main.main(argv)
 
   return train
@@ -30,8 +30,15 @@ def test_a_finished_run_says_so(train, trained, capsys):
   assert f'trained to step 8: {trained}\n' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+  'program, called',
+  [
+    ('/a/bin/imagen-jax', '/a/bin/imagen-jax'),
+    ('/a/imagen_jax/__main__.py', f'{sys.executable} -m imagen_jax'),
+  ],
+)
 def test_ctrl_c_saves_and_says_how_to_go_on(
-  train, trained, monkeypatch, tmp_path, capsys
+  program, called, train, trained, monkeypatch, tmp_path, capsys
 ):
   run = tmp_path / 'my run'
   shutil.copytree(trained, run)
@@ -44,11 +51,12 @@ def test_ctrl_c_saves_and_says_how_to_go_on(
     os.kill(os.getpid(), signal.SIGINT)
 
   monkeypatch.setattr(metrics.MetricWriter, 'advance', interrupt)
-  assert train(run, '--set', 'train.keep_checkpoints=5') == 130
+  flags = ('--set', 'train.keep_checkpoints=5')
+  assert train(run, *flags, program=program) == 130
   said = capsys.readouterr().err
-  assert 'stopped by signal 2 and saved step 5; go on with: ima' in said
+  assert 'stopped by signal 2 and saved step 5; go on with: ' in said
   assert said.endswith(f"'{run}' --set train.keep_checkpoints=5\n")
-  assert 'go on with: imagen-jax train --config ' in said
+  assert f'go on with: {called} train --config ' in said
   assert (run / 'checkpoints' / '5').is_dir()
 
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from imagen_jax import pictures
+from imagen_jax import storage
 from imagen_jax.data import records as records_lib
 
 
@@ -158,7 +159,7 @@ def test_a_record_that_storage_refuses_is_not_bad(toy, tmp_path, monkeypatch):
   records = open_records(path)
   records._source = Source(records._source, refusals=3)
   assert records.read(0).key == 'k0'
-  assert waited == list(records_lib._WAITS[:3])
+  assert waited == list(storage.WAITS[:3])
   records._source.refusals = 10**9
   with pytest.raises(
     records_lib.UnreachableError,

@@ -4,6 +4,7 @@ import contextlib
 import json
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,6 +13,9 @@ import time
 
 import numpy as np
 import pytest
+
+from imagen_jax import config as config_lib
+from imagen_jax.train import loop
 
 pytestmark = pytest.mark.slow
 PATIENCE = 600  # Seconds until a hang is called one.
@@ -92,7 +96,14 @@ def test_two_processes_compute_what_one_does(tiny, trained, runs, tmp_path):
   ) in first
   assert len(list((workdir / 'tensorboard').iterdir())) == 1
   assert (workdir / 'samples' / 'step_00000008.png').is_file()
-  # One process reads what two have written.
+  # One process reads what two have written, and goes on with it.
+  shutil.copytree(workdir, tmp_path / 'one')
+  shutil.rmtree(tmp_path / 'one' / 'checkpoints' / '8')
+  cfg = config_lib.override(config_lib.load(tiny), ['train.sample_every=8'])
+  assert loop.train(cfg, str(tmp_path / 'one')).step == 8
+  for line, wanted in zip(runs.metrics(tmp_path / 'one'), expected):
+    for name, value in line.items():
+      np.testing.assert_allclose(value, wanted[name], rtol=1e-5)
   assert runs.steps(workdir) == [4, 8]
   state, wanted = runs.state(workdir, 8), runs.state(trained, 8)
   assert int(state.step) == 8
@@ -122,4 +133,4 @@ def test_a_signal_to_one_stops_both_at_one_step(
   # Ctrl-C is passed on as the signal that hosts agree upon.
   assert status == [128 + signal.SIGTERM] * 2, said(workdir)
   (step,) = runs.steps(workdir)
-  assert re.search(f'saved step {step}; go on with: im', said(workdir)[0])
+  assert re.search(f'saved step {step}; go on with: /', said(workdir)[0])

@@ -5,6 +5,7 @@ import json
 import pytest
 from tensorboard.backend.event_processing import event_accumulator
 
+from imagen_jax import storage
 from imagen_jax.train import metrics as metrics_lib
 from imagen_jax.train import mirror as mirror_lib
 
@@ -22,6 +23,14 @@ def clock(monkeypatch):
   now = [100.0]
   monkeypatch.setattr(mirror_lib.time, 'monotonic', lambda: now[0])
   return now
+
+
+@pytest.fixture
+def waited(monkeypatch):
+  """The seconds that were waited, which pass at once."""
+  seconds = []
+  monkeypatch.setattr(mirror_lib.time, 'sleep', seconds.append)
+  return seconds
 
 
 def writer(bucket, start_step=0):
@@ -78,7 +87,7 @@ def test_it_copies_now_and_then(mirror, bucket, storage_server, clock):
 
 
 def test_a_failure_is_told_and_tried_again(
-  mirror, bucket, storage_server, clock
+  mirror, bucket, storage_server, clock, waited
 ):
   (mirror.folder / 'a').write_text('1')
   storage_server.denied.add(('write', bucket))
@@ -144,7 +153,9 @@ def test_a_large_file_of_events_is_left(bucket, storage_server, monkeypatch):
     assert len(storage_server.buckets[bucket][name].data) < 1000
 
 
-def test_what_ended_the_run_is_told_first(bucket, storage_server, capfd):
+def test_what_ended_the_run_is_told_first(
+  bucket, storage_server, waited, capfd
+):
   with pytest.raises(FloatingPointError, match='loss is nan'):
     with writer(bucket) as out:
       out.write(2, {'loss': 0.5})
@@ -153,10 +164,41 @@ def test_what_ended_the_run_is_told_first(bucket, storage_server, capfd):
   assert f'--workdir gs://{bucket}/run/' in capfd.readouterr().err
 
 
-def test_metrics_that_cannot_be_kept_stop_a_checkpoint(bucket, storage_server):
+def test_a_short_outage_is_waited_for(
+  mirror, bucket, storage_server, waited, monkeypatch
+):
+  def wait(seconds):
+    waited.append(seconds)
+    if len(waited) == 3:
+      storage_server.denied.clear()
+
+  monkeypatch.setattr(mirror_lib.time, 'sleep', wait)
+  (mirror.folder / 'a').write_text('1')
+  storage_server.denied.add(('write', bucket))
+  mirror.finish()
+  assert waited == list(storage.WAITS[:3])
+  assert storage_server.names(bucket) == ['run/a']
+
+
+def test_metrics_that_cannot_be_kept_are_copied_later(
+  bucket, storage_server, waited, capfd
+):
+  """A checkpoint is not given up for them."""
   with writer(bucket) as out:
     out.write(2, {'loss': 0.5})
     storage_server.denied.add(('write', bucket))
-    with pytest.raises(ValueError, match='^--workdir .* cannot be written'):
-      out.flush()
+    out.flush()
+    assert waited == list(storage.WAITS)
+    assert 'cannot be written' in capfd.readouterr().err
     storage_server.denied.clear()
+  assert [line['step'] for line in lines(storage_server, bucket)] == [2]
+
+
+def test_a_run_does_not_end_well_without_its_metrics(
+  bucket, storage_server, waited
+):
+  with pytest.raises(ValueError, match='^--workdir .* cannot be written'):
+    with writer(bucket) as out:
+      out.write(2, {'loss': 0.5})
+      storage_server.denied.add(('write', bucket))
+  storage_server.denied.clear()

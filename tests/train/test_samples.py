@@ -53,7 +53,7 @@ def test_bytes_of_images():
 
 
 @pytest.mark.parametrize('row, count', [('base', 8), ('base', 3), ('sr', 10)])
-def test_a_sheet_shows_all(make, row, count, tmp_path):
+def test_a_sheet_shows_all(make, row, count):
   sampler, _ = make(row, count)
   params = {'grey': jnp.float32(0.5)}
   drawn = sampler.draw(params)
@@ -61,9 +61,7 @@ def test_a_sheet_shows_all(make, row, count, tmp_path):
   assert drawn.shape == (count, size, size, 3)
   assert drawn.dtype == np.uint8
   np.testing.assert_array_equal(drawn, 191)
-  path = tmp_path / 'deep' / 'sheet.png'
-  png, shape = sampler.write(path, drawn)
-  assert path.read_bytes() == png
+  png, shape = sampler.sheet(drawn)
   with Image.open(io.BytesIO(png)) as picture:
     assert picture.size == shape
     pixels = np.asarray(picture.convert('RGB'))
@@ -73,17 +71,17 @@ def test_a_sheet_shows_all(make, row, count, tmp_path):
   assert flat >= 0.9 * count * (size * scale) ** 2
 
 
-def test_a_sheet_names_whose_pictures_it_shows(make, tmp_path):
+def test_a_sheet_names_whose_pictures_it_shows(make):
   sampler, examples = make('base', 8)
   drawn = sampler.draw({'grey': jnp.float32(0.5)})
-  _, (width, height) = sampler.write(tmp_path / 'plain.png', drawn)
+  _, (width, height) = sampler.sheet(drawn)
   said = 'by somebody, CC BY-SA 4.0'
   attributed = samples_lib.Sampler(
     sampler._cfg, examples, sampler._mesh, footer=said
   )
-  _, (wide, high) = attributed.write(tmp_path / 'said.png', drawn)
+  png, (wide, high) = attributed.sheet(drawn)
   assert wide == width and high > height
-  with Image.open(tmp_path / 'said.png') as picture:
+  with Image.open(io.BytesIO(png)) as picture:
     foot = np.asarray(picture.convert('L'))[height:]
   assert foot.min() < 128  # There is something to read.
 
