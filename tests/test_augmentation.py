@@ -46,6 +46,14 @@ def corrupt(lowres, eps, level, **diffusion):
   return np.asarray(found)
 
 
+@pytest.mark.parametrize('name', ['cosine', 'linear'])
+def test_levels_end_at_the_bounds_of_the_log_snr(name):
+  bounds = {'logsnr_min': -3.0, 'logsnr_max': 4.0}
+  diffusion = config.DiffusionConfig(aug_schedule=name, **bounds)
+  found = cascade.aug_schedule(diffusion)(jnp.array([0.0, 1.0]))
+  np.testing.assert_allclose(found, [4, -3], atol=1e-3)
+
+
 def test_noise_before_is_enlarged_with_the_image():
   lowres, eps = normal(0, 2, 4, 4, 3), normal(1, 2, 4, 4, 3)
   found = corrupt(lowres, eps, 0.5, aug_noise='before')

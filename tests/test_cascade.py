@@ -143,7 +143,7 @@ def unguided(cond, z, logsnr, prediction):
 @pytest.mark.parametrize('prediction', ['eps', 'x', 'v'])
 def test_guidance_is_two_calls_in_one(prediction):
   """Also with a weight an image: 0, 1 and more."""
-  diffusion = config.DiffusionConfig(prediction=prediction)
+  diffusion = config.DiffusionConfig(prediction=prediction, loss=prediction)
   stage = dataclasses.replace(SR, diffusion=diffusion)
   cond = sr_cond()
   z, logsnr = normal(3, 4, 8, 8, 3), jnp.array([-1.0, 0.0, 2.0, 3.0])
@@ -461,7 +461,7 @@ def test_the_last_estimate_is_the_samplers():
 
   stage = with_(
     BASE,
-    diffusion={'self_condition': True, 'prediction': 'x'},
+    diffusion={'self_condition': True, 'prediction': 'x', 'loss': 'x'},
     sample={'threshold': 'static'},
   )
   draw = functools.partial(cascade.sample_stage, watch, stage=stage)
@@ -486,6 +486,18 @@ def test_the_last_estimate_is_the_samplers():
       'spacing': 'karras',
       'churn': 5.0,
       'churn_noise': 1.3,
+    },
+    {
+      'sampler': 'heun',
+      'spacing': 'karras',
+      'churn': 5.0,
+      'churn_min': 1.0,
+    },
+    {
+      'sampler': 'heun',
+      'spacing': 'karras',
+      'churn': 5.0,
+      'churn_max': 5.0,
     },
     {'spacing': 'logsnr'},
     {'spacing': 'karras'},
@@ -521,7 +533,7 @@ def calm(z, logsnr, cond):
 
 def _draw_calmly(edit=None, **sample):
   sample = {'num_steps': 8, **sample}
-  stage = with_(BASE, diffusion={'prediction': 'x'}, sample=sample)
+  stage = with_(BASE, diffusion={'prediction': 'x', 'loss': 'x'}, sample=sample)
   run = functools.partial(cascade.sample_stage, calm, stage=stage)
   draw = jax.jit(lambda edit: run(keys(0, 1, 2, 3), text(), None, edit=edit))
   return np.asarray(draw(edit))

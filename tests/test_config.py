@@ -186,6 +186,11 @@ def example():
       {'cosine_offset': 0.008, 'schedule': 'linear'},
       "offset is 0.008 with .*schedule 'linear'; accepted: 0, or stage.diff",
     ),
+    (
+      'DiffusionConfig',
+      {'prediction': 'x'},
+      "loss is 'eps' with stage.diffusion.prediction 'x', .*; accepted: 'x', ",
+    ),
     ('SampleConfig', {'guidance': 'cfg'}, "guidance is 'cfg'; accepted: 'con"),
     ('SampleConfig', {'resample': 0}, 'resample is 0; accepted: 1 or more'),
     ('SampleConfig', {'resample_jump': 0}, 'resample_jump is 0; accepted: 1'),

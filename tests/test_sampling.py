@@ -38,7 +38,10 @@ def stage_of(name, spacing, schedule, zero_terminal_snr):
     image_size=4,
     unet=UNET,
     diffusion=config.DiffusionConfig(
-      prediction='x', schedule=schedule, zero_terminal_snr=zero_terminal_snr
+      prediction='x',
+      loss='x',
+      schedule=schedule,
+      zero_terminal_snr=zero_terminal_snr,
     ),
     sample=config.SampleConfig(
       sampler=name,

@@ -103,6 +103,13 @@ class DiffusionConfig:
       self.weighting,
       ('plain', 'min_snr', 'truncated_snr', 'sigmoid'),
     )
+    # The SNR, by which such an error counts, goes to e^logsnr_max.
+    require(
+      (self.prediction, self.loss, self.weighting) != ('x', 'eps', 'plain'),
+      "stage.diffusion.loss is 'eps' with stage.diffusion.prediction 'x', an "
+      "error that the SNR enlarges without bound; accepted: 'x', 'v', 'edm', "
+      "or a stage.diffusion.weighting other than 'plain'",
+    )
     at_least('stage.diffusion.shift_size', self.shift_size, 1)
     for name in ('edm_std', 'sigma_data', 'min_snr_gamma'):
       above_zero(f'stage.diffusion.{name}', getattr(self, name))

@@ -17,6 +17,7 @@ class Plan(typing.NamedTuple):
     step: of the sample, from 0; a corrector has that of its predictor.
     logsnr_z: where z stands before the call. Above `logsnr_t` where z is to
       be noised first: by churn, or on returning to repeat some steps.
+    returns: whether it is for the latter.
     logsnr_t: where the step starts.
     logsnr_s: where it goes.
     extrapolate: how much of the change of x_hat since the last call is added
@@ -26,6 +27,7 @@ class Plan(typing.NamedTuple):
 
   step: jnp.ndarray
   logsnr_z: jnp.ndarray
+  returns: jnp.ndarray
   logsnr_t: jnp.ndarray
   logsnr_s: jnp.ndarray
   extrapolate: jnp.ndarray
@@ -103,6 +105,7 @@ def lay_out(logsnr, *, sampler, first=0, repeats=1, jump=1, churn=None) -> Plan:
   return Plan(
     step=jnp.asarray(steps),
     logsnr_z=logsnr[places],
+    returns=jnp.asarray(places > steps),
     logsnr_t=logsnr_t,
     logsnr_s=logsnr[steps + 1],
     extrapolate=jnp.where(np.array(follows), extrapolation[steps], 0.0),

@@ -182,8 +182,10 @@ def sample(
     index, at = inputs
     logsnr_t, logsnr_s = per_image(at.logsnr_t), per_image(at.logsnr_s)
     if churned or repeats > 1:
-      scale = churn.noise if churned else 1.0
-      noise = scale * normal(index, _RENOISE)
+      noise = normal(index, _RENOISE)
+      if churned:
+        # Made to measure for churn; going back is the forward process itself.
+        noise *= jnp.where(at.returns, 1.0, churn.noise)
       noised = process.renoise(z, noise, per_image(at.logsnr_z), logsnr_t)
       z = jnp.where(at.correct, z, noised)
     if sampler == 'heun':

@@ -70,6 +70,7 @@ def test_churn_starts_a_step_from_more_noise():
 def test_repeats_are_noised_first():
   found = plan.lay_out(LOGSNR, sampler='ddim', repeats=2)
   again = np.arange(9) % 2 == 1
+  np.testing.assert_array_equal(found.returns, again)
   np.testing.assert_array_equal(
     found.logsnr_z, np.where(again, found.logsnr_s, found.logsnr_t)
   )

@@ -181,6 +181,16 @@ def test_churn_is_noise_of_its_own():
   np.testing.assert_allclose(still, plain, atol=1e-5)
 
 
+def test_going_back_is_not_scaled_as_churn_is():
+  keys = jax.random.split(jax.random.key(3), 64)
+  options = {'sampler': 'heun', 'repeats': 2}
+  plain = draw(gaussian, keys, steps('karras', 12), **options)
+  # The band is above all steps.
+  outside = sampler.Churn(amount=8.0, sigma_min=100.0, noise=3.0)
+  still = draw(gaussian, keys, steps('karras', 12), churn=outside, **options)
+  np.testing.assert_allclose(still, plain, atol=1e-5)
+
+
 def test_churn_is_algorithm_2():
   """One step from sigma to 0 of EDM's, in its coordinates, in float64."""
   logsnr = jnp.array([-2.0, 1.0, 1.0])

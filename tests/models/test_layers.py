@@ -154,6 +154,35 @@ def test_text_pool_of_one_token_is_its_value(pool):
   np.testing.assert_allclose(once, repeated, rtol=1e-4, atol=1e-5)
 
 
+def test_text_pool_is_its_formula():
+  """By hand, in NumPy: one query, LayerNorm before and after."""
+  module = layers.TextPool(12, 4, F32)
+  embed, mask = text(PREFIX)
+  variables = shaken(module, embed, mask)
+  p = jax.tree.map(lambda a: np.asarray(a, np.float64), variables['params'])
+  embed, mask = np.asarray(embed, np.float64), np.asarray(mask)
+
+  def norm(h, name):
+    h = h - h.mean(-1, keepdims=True)
+    h = h / np.sqrt((h**2).mean(-1, keepdims=True) + 1e-6)
+    return h * p[name]['scale'] + p[name]['bias']
+
+  tokens = norm(embed, 'norm_in')
+  heads = lambda h, name: (h @ p[name]['kernel']).reshape(2, -1, 3, 4)
+  mean = np.stack([t[m].mean(0) for t, m in zip(tokens, mask)])
+  query = heads((mean + p['query'])[:, None], 'to_query')
+  key, value = heads(tokens, 'to_key'), heads(tokens, 'to_value')
+  logits = np.einsum('bqnk,blnk->bnql', query, key) / np.sqrt(4)
+  weights = np.exp(logits) * mask[:, None, None]
+  weights /= weights.sum(-1, keepdims=True)
+  y = np.einsum('bnql,blnk->bqnk', weights, value).reshape(2, 12)
+  out = p['out']
+  expected = norm(y, 'norm_out') @ out['kernel'] + out['bias']
+
+  found = jax.jit(module.apply)(variables, *text(PREFIX))
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_text_pool_of_nothing_is_the_same_for_every_caption(pool):
   mask = jnp.zeros((2, 5), bool)
   embed = normal(7, (2, 5, 6))

@@ -27,7 +27,8 @@ def make(tiny, monkeypatch):
 
   def make(row, count):
     cfg = config_lib.override(
-      config_lib.load(f'{tiny}:{row}'), ['stage.diffusion.prediction=x']
+      config_lib.load(f'{tiny}:{row}'),
+      ['stage.diffusion.prediction=x', 'stage.diffusion.loss=x'],
     )
     rng = np.random.default_rng(0)
     uniform = lambda size: rng.uniform(-1, 1, (count, size, size, 3)).astype(

@@ -267,14 +267,15 @@ def losses(cfg, w=0.5, size=16, step=0):
     'loss=edm',
     'loss=v',
     'loss=x',
-    'prediction=x',
+    'prediction=x weighting=min_snr',
   ],
 )
 def test_each_setting_changes_the_loss(change, tiny, network):
   cfg = config_lib.load(tiny)
   # The linear schedule, on whose end zero_terminal_snr tells.
   cfg = config_lib.override(cfg, ['stage.diffusion.schedule=linear'])
-  changed = config_lib.override(cfg, [f'stage.diffusion.{change}'])
+  changes = [f'stage.diffusion.{each}' for each in change.split()]
+  changed = config_lib.override(cfg, changes)
   (plain, _), (found, _) = losses(cfg), losses(changed)
   assert np.isfinite(found)
   assert abs(found / plain - 1) > 1e-3
