@@ -1,4 +1,4 @@
-"""The cascade: low-res conditioning, and one stage's samples for the next."""
+"""The cascade: what a stage is conditioned on, and its samples for the next."""
 
 import math
 
@@ -8,14 +8,12 @@ import jax.numpy as jnp
 
 from imagen_jax import config
 from imagen_jax import structs
+from imagen_jax.diffusion import augmentation
 from imagen_jax.diffusion import guidance
 from imagen_jax.diffusion import process
 from imagen_jax.diffusion import sampler
 from imagen_jax.diffusion import schedule
 from imagen_jax.diffusion import spacing
-
-# Kernels by which a low-res image is enlarged, as `jax.image` calls them.
-KERNELS = {'bilinear': 'bilinear', 'bicubic': 'cubic'}
 
 
 def stage_schedule(stage: config.StageConfig):
@@ -47,48 +45,6 @@ def stage_schedule(stage: config.StageConfig):
   return found
 
 
-def aug_schedule(diffusion: config.DiffusionConfig):
-  """aug_level -> log-SNR of the low-res input's corruption."""
-  function = schedule.SCHEDULES[diffusion.aug_schedule]
-  return lambda level: function(
-    level, logsnr_min=diffusion.logsnr_min, logsnr_max=diffusion.logsnr_max
-  )
-
-
-def corrupt_lowres(lowres, eps, aug_level, *, image_size, diffusion):
-  """A low-res image made ready to condition on (paper, section 2.4).
-
-  It is upsampled, then noised, so that the noise is fresh for every pixel; or,
-  where `aug_noise` is 'before', the other way around.
-
-  Args:
-    lowres: [B, h, w, 3] in [-1, 1].
-    eps: standard normal, [B, H, W, 3], or of the shape of `lowres` where noise
-      comes before.
-    aug_level: [B], in [0, 1].
-    image_size: H and W.
-    diffusion: the stage's; gives schedule, kernel and order of the corruption.
-
-  Returns:
-    The corrupted image [B, H, W, 3] and its log-SNR [B].
-  """
-  batch, _, _, channels = lowres.shape
-  shape = (batch, image_size, image_size, channels)
-  logsnr = aug_schedule(diffusion)(aug_level)
-  enlarge = lambda x: jax.image.resize(x, shape, KERNELS[diffusion.aug_kernel])
-  if diffusion.aug_noise == 'before':
-    return enlarge(process.diffuse(lowres, eps, logsnr)), logsnr
-  chex.assert_shape(eps, shape)
-  return process.diffuse(enlarge(lowres), eps, logsnr), logsnr
-
-
-def aug_noise_size(size, stage: config.StageConfig):
-  """Pixels on a side of the noise of the low-res input of `size` pixels."""
-  if stage.diffusion.aug_noise == 'before':
-    return size * stage.lowres_size // stage.image_size
-  return size
-
-
 def make_cond(text, lowres, eps, aug_level, stage: config.StageConfig):
   """What the stage's network is conditioned on.
 
@@ -96,8 +52,8 @@ def make_cond(text, lowres, eps, aug_level, stage: config.StageConfig):
     text: `structs.TextCond`.
     lowres: [B, h, w, 3], of a crop or of whole pictures; None for a base
       stage.
-    eps: [B, H, W, 3], noise of the low-res image, or of `aug_noise_size`
-      pixels a side; None for a base stage.
+    eps: [B, H, W, 3], noise of the low-res image, or of
+      `augmentation.noise_size` pixels a side; None for a base stage.
     aug_level: [B]; None for a base stage.
     stage: the stage.
 
@@ -111,7 +67,7 @@ def make_cond(text, lowres, eps, aug_level, stage: config.StageConfig):
       f'stage {stage.name!r} conditions on a {stage.lowres_size}-pixel '
       'image, but was given none; a stage before it must make one'
     )
-  lowres, logsnr = corrupt_lowres(
+  lowres, logsnr = augmentation.corrupt_lowres(
     lowres,
     eps,
     aug_level,
@@ -286,7 +242,7 @@ def _sampling_noise(keys, size, stage):
   """Noise of the low-res input and its aug_level, of a key an image."""
   if stage.lowres_size is None:
     return None, None
-  pixels = aug_noise_size(size, stage)
+  pixels = augmentation.noise_size(size, stage)
   draw = lambda key: jax.random.normal(key, (pixels, pixels, 3))
   return jax.vmap(draw)(keys), jnp.full(keys.shape, stage.sample.aug_level)
 

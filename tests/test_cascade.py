@@ -60,46 +60,6 @@ def sr_cond(aug_level=0.3, **changes):
   return cond.replace(**changes)
 
 
-def test_lowres_at_level_zero_is_upsampled_alone():
-  lowres = normal(1, 4, 4, 4, 3)
-  eps = normal(2, 4, 8, 8, 3)
-  found, logsnr = cascade.corrupt_lowres(
-    lowres, eps, jnp.zeros(4), image_size=8, diffusion=SR.diffusion
-  )
-  # Bilinear, half a pixel in: three parts of the nearer, one of the farther.
-  between = 0.75 * lowres[:, 1] + 0.25 * lowres[:, 2]
-  between = 0.75 * between[:, 2] + 0.25 * between[:, 1]
-  np.testing.assert_allclose(found[:, 3, 4], between, atol=1e-3)
-  np.testing.assert_allclose(logsnr, np.full(4, 20.0), atol=1e-3)
-
-
-def test_lowres_at_level_one_is_noise():
-  eps = normal(2, 4, 8, 8, 3)
-  found, logsnr = cascade.corrupt_lowres(
-    normal(1, 4, 4, 4, 3),
-    eps,
-    jnp.ones(4),
-    image_size=8,
-    diffusion=SR.diffusion,
-  )
-  np.testing.assert_allclose(found, eps, atol=1e-3)
-  np.testing.assert_allclose(logsnr, np.full(4, -20.0), atol=1e-3)
-
-
-def test_lowres_takes_its_own_schedule_and_level():
-  diffusion = dataclasses.replace(
-    SR.diffusion, schedule='cosine', aug_schedule='linear'
-  )
-  levels = jnp.array([0.0, 0.5, 1.0, 0.5])
-  lowres, eps = jnp.ones((4, 4, 4, 3)), normal(2, 4, 8, 8, 3)
-  found, logsnr = cascade.corrupt_lowres(
-    lowres, eps, levels, image_size=8, diffusion=diffusion
-  )
-  np.testing.assert_allclose(logsnr, [20, -2.455, -10.05, -2.455], atol=2e-3)
-  alpha, sigma = process.alpha_sigma(process.broadcast(logsnr, eps))
-  np.testing.assert_allclose(found, alpha + sigma * eps, atol=1e-5)
-
-
 def test_a_base_is_conditioned_on_text_alone():
   cond = cascade.make_cond(text(), None, None, None, BASE)
   assert cond.lowres is None and cond.aug_logsnr is None

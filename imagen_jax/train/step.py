@@ -10,6 +10,7 @@ import optax
 from imagen_jax import cascade
 from imagen_jax import config
 from imagen_jax import structs
+from imagen_jax.diffusion import augmentation
 from imagen_jax.diffusion import loss
 from imagen_jax.diffusion import process
 from imagen_jax.train import state as state_lib
@@ -95,7 +96,7 @@ def loss_fn(params, batch, keys, config: config.Config):
   text = cascade.drop_text(batch.text, drop)
   aug_eps = aug_level = None
   if stage.lowres_size is not None:
-    pixels = cascade.aug_noise_size(stage.image_size, stage)
+    pixels = augmentation.noise_size(stage.image_size, stage)
     aug_eps = jax.random.normal(keys['aug_noise'], (size, pixels, pixels, 3))
     draws = (size,) if diffusion.aug_per == 'example' else ()
     aug_level = jax.random.uniform(

@@ -11,6 +11,7 @@ import pytest
 from imagen_jax import cascade
 from imagen_jax import config
 from imagen_jax import structs
+from imagen_jax.diffusion import augmentation
 from imagen_jax.diffusion import process
 
 UNET = config.UNetConfig(
@@ -36,7 +37,7 @@ def normal(seed, *shape):
 
 
 def corrupt(lowres, eps, level, **diffusion):
-  found, _ = cascade.corrupt_lowres(
+  found, _ = augmentation.corrupt_lowres(
     lowres,
     eps,
     jnp.full(len(lowres), level),
@@ -46,11 +47,51 @@ def corrupt(lowres, eps, level, **diffusion):
   return np.asarray(found)
 
 
+def test_lowres_at_level_zero_is_upsampled_alone():
+  lowres = normal(1, 4, 4, 4, 3)
+  eps = normal(2, 4, 8, 8, 3)
+  found, logsnr = augmentation.corrupt_lowres(
+    lowres, eps, jnp.zeros(4), image_size=8, diffusion=SR.diffusion
+  )
+  # Bilinear, half a pixel in: three parts of the nearer, one of the farther.
+  between = 0.75 * lowres[:, 1] + 0.25 * lowres[:, 2]
+  between = 0.75 * between[:, 2] + 0.25 * between[:, 1]
+  np.testing.assert_allclose(found[:, 3, 4], between, atol=1e-3)
+  np.testing.assert_allclose(logsnr, np.full(4, 20.0), atol=1e-3)
+
+
+def test_lowres_at_level_one_is_noise():
+  eps = normal(2, 4, 8, 8, 3)
+  found, logsnr = augmentation.corrupt_lowres(
+    normal(1, 4, 4, 4, 3),
+    eps,
+    jnp.ones(4),
+    image_size=8,
+    diffusion=SR.diffusion,
+  )
+  np.testing.assert_allclose(found, eps, atol=1e-3)
+  np.testing.assert_allclose(logsnr, np.full(4, -20.0), atol=1e-3)
+
+
+def test_lowres_takes_its_own_schedule_and_level():
+  diffusion = dataclasses.replace(
+    SR.diffusion, schedule='cosine', aug_schedule='linear'
+  )
+  levels = jnp.array([0.0, 0.5, 1.0, 0.5])
+  lowres, eps = jnp.ones((4, 4, 4, 3)), normal(2, 4, 8, 8, 3)
+  found, logsnr = augmentation.corrupt_lowres(
+    lowres, eps, levels, image_size=8, diffusion=diffusion
+  )
+  np.testing.assert_allclose(logsnr, [20, -2.455, -10.05, -2.455], atol=2e-3)
+  alpha, sigma = process.alpha_sigma(process.broadcast(logsnr, eps))
+  np.testing.assert_allclose(found, alpha + sigma * eps, atol=1e-5)
+
+
 @pytest.mark.parametrize('name', ['cosine', 'linear'])
 def test_levels_end_at_the_bounds_of_the_log_snr(name):
   bounds = {'logsnr_min': -3.0, 'logsnr_max': 4.0}
   diffusion = config.DiffusionConfig(aug_schedule=name, **bounds)
-  found = cascade.aug_schedule(diffusion)(jnp.array([0.0, 1.0]))
+  found = augmentation.logsnr_of(diffusion)(jnp.array([0.0, 1.0]))
   np.testing.assert_allclose(found, [4, -3], atol=1e-3)
 
 
@@ -158,5 +199,5 @@ def test_sizes_of_the_noise():
   before = dataclasses.replace(
     SR, diffusion=config.DiffusionConfig(aug_noise='before')
   )
-  assert cascade.aug_noise_size(16, SR) == 16
-  assert cascade.aug_noise_size(16, before) == 8
+  assert augmentation.noise_size(16, SR) == 16
+  assert augmentation.noise_size(16, before) == 8
