@@ -8,9 +8,9 @@ import hashlib
 import os
 import pathlib
 import platform
-import tarfile
 
 import fake_gcs
+import golden_files
 import numpy as np
 import pytest
 import tokenizers
@@ -141,9 +141,7 @@ def tiny(tmp_path_factory):
   build.build(
     'shapes', folder / 'shapes', num_examples=40, size=32, progress=False
   )
-  golden = pathlib.Path(__file__).parent / 'data' / 't5x-tiny.tar.gz'
-  with tarfile.open(golden) as archive:
-    archive.extractall(folder, filter='data')
+  golden_files.unpack(folder)
   # As many entries as the vocabulary has whose place it takes.
   model = tokenizers.models.WordLevel(
     {f'word{i}': i for i in range(30522)}, unk_token='word0'

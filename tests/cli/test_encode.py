@@ -1,12 +1,11 @@
 """`imagen-jax encode`, with MiniLM's place taken by a golden T5."""
 
 import argparse
-import pathlib
 import re
 import sys
-import tarfile
 import types
 
+import golden_files
 import numpy as np
 import pytest
 
@@ -182,14 +181,7 @@ def test_the_golden_way_through(tiny_t5, tmp_path, monkeypatch, capsys):
 @pytest.fixture
 def tiny_t5(tmp_path, monkeypatch):
   """Config and config file of the golden T5 1.1, as a user names it."""
-  data = pathlib.Path(__file__).parents[1] / 'data' / 't5x-tiny.tar.gz'
-  with tarfile.open(data) as archive:
-    members = [
-      member
-      for member in archive.getmembers()
-      if member.name.startswith('t5x-tiny/t5_1_1/')
-    ]
-    archive.extractall(tmp_path, members=members, filter='data')
+  golden_files.unpack(tmp_path, only='t5_1_1/')
   monkeypatch.setitem(
     encoders.TABLE,
     'tiny',

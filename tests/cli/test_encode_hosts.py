@@ -1,15 +1,14 @@
 """`imagen-jax encode` in processes of its own: one, four, and killed."""
 
 import contextlib
-import pathlib
 import re
 import signal
 import socket
 import subprocess
 import sys
-import tarfile
 import time
 
+import golden_files
 import pytest
 
 pytestmark = pytest.mark.slow
@@ -56,9 +55,7 @@ SHARD_BYTES = 20_000
 def folder(tmp_path_factory):
   """Has the golden checkpoints, a config, and the stores of the tests."""
   folder = tmp_path_factory.mktemp('hosts')
-  golden = pathlib.Path(__file__).parents[1] / 'data' / 't5x-tiny.tar.gz'
-  with tarfile.open(golden) as archive:
-    archive.extractall(folder, filter='data')
+  golden_files.unpack(folder)
   (folder / 'config.py').write_text(
     'from imagen_jax import config\n'
     'def get_config():\n'

@@ -2,8 +2,8 @@
 
 import json
 import pathlib
-import tarfile
 
+import golden_files
 import numpy as np
 import pytest
 
@@ -35,10 +35,7 @@ def entry(model):
 @pytest.fixture(scope='session')
 def golden_folder(tmp_path_factory):
   """The unpacked golden checkpoints; not to be written to."""
-  folder = tmp_path_factory.mktemp('golden')
-  with tarfile.open(DATA / 't5x-tiny.tar.gz') as archive:
-    archive.extractall(folder, filter='data')
-  return folder / 't5x-tiny'
+  return golden_files.unpack(tmp_path_factory.mktemp('golden'))
 
 
 @pytest.fixture(scope='session')
