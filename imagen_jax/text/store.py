@@ -182,20 +182,17 @@ class EmbeddingStore:
       )
     return embed, np.arange(max_length)[None] < lengths[:, None]
 
-  def check(self, text, *, read_checkpoint: bool = True) -> None:
+  def check(self, text) -> None:
     """Raises ValueError where the store is not of a config's encoder.
 
     Args:
-      text: the config, a `config.TextConfig`.
-      read_checkpoint: compare weights and vocabulary too, by fingerprints,
-        which reads a small part of them. False compares what the config
-        states by itself, for a host that cannot reach them.
+      text: the config, a `config.TextConfig`. Of its weights and vocabulary
+        a small part is read, for their fingerprints.
     """
     # Here, since it brings JAX: reading a store alone needs none.
     from imagen_jax.text import identity
 
-    read = identity.of if read_checkpoint else identity.declared
-    manifest_lib.check_identity(self.path, self.manifest, read(text))
+    manifest_lib.check_identity(self.path, self.manifest, identity.of(text))
 
   def check_covers(self, sources, *, most: int = _CHECKED) -> None:
     """Raises ValueError where captions of some sources are known to be missing.

@@ -75,7 +75,6 @@ def test_check_compares_config_and_weights(tmp_path, monkeypatch):
   fake_store.write(tmp_path)
   store = store_lib.EmbeddingStore(tmp_path)
   text = config_lib.TextConfig('fake', max_length=8, embed_dim=fake_store.DIM)
-  store.check(text, read_checkpoint=False)
   monkeypatch.setattr(
     identity_lib, 'of', lambda text: dict(fake_store.IDENTITY)
   )
@@ -84,11 +83,16 @@ def test_check_compares_config_and_weights(tmp_path, monkeypatch):
   monkeypatch.setattr(identity_lib, 'of', lambda text: other)
   with pytest.raises(ValueError, match="checkpoint is 'c' in the store, 'd'"):
     store.check(text)
+  monkeypatch.setattr(
+    identity_lib,
+    'of',
+    lambda text: identity_lib.declared(text) | {'checkpoint': 'c'},
+  )
   wide = config_lib.TextConfig(
     'fake', max_length=8, embed_dim=fake_store.DIM + 1
   )
   with pytest.raises(ValueError, match='embed_dim is 6 in the store, 7'):
-    store.check(wide, read_checkpoint=False)
+    store.check(wide)
 
 
 def test_a_bucket_is_read_as_a_folder_is(folder_bucket):
