@@ -21,6 +21,7 @@ def test_the_manifest_counts(tmp_path):
   )
   assert manifest['num_cut'] == sum(len(c) > 8 for c in fake_store.CAPTIONS) > 0
   assert manifest['parts'][0]['mentions'] == 200
+  assert manifest['parts'][0]['rows'] == 16
   assert json.loads((tmp_path / 'manifest.json').read_text()) == manifest
 
 
@@ -227,3 +228,20 @@ def test_embeddings_that_are_not_finite_are_refused(tmp_path):
 def test_nothing_to_write_is_refused(tmp_path, captions):
   with pytest.raises(ValueError, match='have no captions; accepted: at least'):
     fake_store.write(tmp_path, captions)
+
+
+def test_shards_of_other_rows_are_not_taken(tmp_path):
+  """What another `text.rows` computed may differ in its last bits."""
+  with pytest.raises(KeyboardInterrupt):
+    fake_store.write(
+      tmp_path,
+      encoder=fake_store.FakeEncoder(fail_after=5),
+      shard_bytes=2000,
+    )
+  assert list(tmp_path.glob('part-000/*.json'))
+  encoder = fake_store.FakeEncoder()
+  manifest = fake_store.write(
+    tmp_path, encoder=encoder, shard_bytes=2000, rows=8
+  )
+  assert encoder.rows == 200
+  assert manifest['parts'][0]['rows'] == 8
