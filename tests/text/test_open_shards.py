@@ -182,3 +182,12 @@ def test_what_could_not_be_opened_is_tried_again(folder_bucket):
     store.lookup(fake_store.CAPTIONS, 8)
   away.rename(index)
   check(*store.lookup(fake_store.CAPTIONS, 8), fake_store.CAPTIONS)
+
+
+@pytest.mark.parametrize('shard_bytes', [2**30, SHARD_BYTES])
+def test_many_readers_of_a_bucket_do_not_mix_records(bucket, shard_bytes):
+  """With ArrayRecord's own reader of gs://, from all threads at once."""
+  fake_store.write(f'gs://{bucket}/s', shard_bytes=shard_bytes)
+  store = store_lib.EmbeddingStore(f'gs://{bucket}/s', memory_bytes=0)
+  for captions in (fake_store.CAPTIONS, fake_store.CAPTIONS[::-3]):
+    check(*store.lookup(captions, 8), captions)
