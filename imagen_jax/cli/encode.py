@@ -124,13 +124,16 @@ def _encode(args, config, sources, identity):
   if host[0] > 0:
     return
   print(bar.summary(manifest, args.out))
-  part = manifest['parts'][-1]
-  if part['empty']:
-    print(f'left out {part["empty"]} empty captions')
-  if part['cut']:
+  # Of a store that was added to, what earlier runs told is told again.
+  parts = manifest['parts']
+  where = f', in all {len(parts)} parts' if len(parts) > 1 else ''
+  empty = sum(part['empty'] for part in parts)
+  if empty:
+    print(f'left out {empty} empty captions{where}')
+  if manifest['num_cut']:
     print(
-      f'cut {part["cut"]} captions that are longer than text.max_length '
-      f'({config.text.max_length} tokens)'
+      f'cut {manifest["num_cut"]} captions that are longer than '
+      f'text.max_length ({config.text.max_length} tokens){where}'
     )
 
 

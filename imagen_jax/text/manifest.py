@@ -75,7 +75,11 @@ def sealed(manifest: dict) -> dict:
 
 
 def extended(
-  manifest: dict, sources: list[dict], counts: dict, notes: list[dict]
+  manifest: dict,
+  sources: list[dict],
+  counts: dict,
+  notes: list[dict],
+  rows: int,
 ) -> dict:
   """Returns a manifest with one part more.
 
@@ -85,8 +89,12 @@ def extended(
     counts: mentions, and empty captions, in the sources.
     notes: of the part's shards (`part.Part.write`). Sources whose captions the
       store had already have none, and make no part.
+    rows: captions computed at once by a device, `text.rows`. Another number
+      rounds in another way; it is told, and not held against a config, as
+      training from the store computes no embeddings.
   """
   part = {
+    'rows': rows,
     'mentions': counts['mentions'],
     'empty': counts['empty'],
     'cut': sum(note['cut'] for note in notes),

@@ -10,7 +10,6 @@ import numpy as np
 from imagen_jax.text import layouts
 from imagen_jax.text import shards
 
-_LISTED = 6  # Names that an error lists of each kind of misfit.
 _SMALL = 2**16  # Elements of an array that a fingerprint reads whole.
 _TOKENS = 'token_embedder/embedding'
 
@@ -59,7 +58,7 @@ def _check_fit(checkpoint, name, stored, wanted):
     'of another type': types,
   }
   found = [
-    f'{len(keys)} {kind}: {_listing(keys)}'
+    f'{len(keys)} {kind}: {", ".join(keys)}'
     for kind, keys in misfits.items()
     if keys
   ]
@@ -72,12 +71,6 @@ def _check_fit(checkpoint, name, stored, wanted):
       f'text.checkpoint {checkpoint} does not fit text.encoder {name!r}: '
       + '; '.join(found)
     )
-
-
-def _listing(keys):
-  more = len(keys) - _LISTED
-  listed = ', '.join(keys[:_LISTED])
-  return listed + (f' and {more} more' if more > 0 else '')
 
 
 def fingerprint(checkpoint: str) -> str:

@@ -9,111 +9,22 @@ store. Shards are grouped in parts: encoding more captions adds a part.
 `manifest.json` is written last, so that a folder with one is complete.
 """
 
-import collections
+from concurrent import futures
 import dataclasses
-import io
-import threading
 
-from array_record.python import array_record_module
 import numpy as np
 
 from imagen_jax import storage
 from imagen_jax.text import codec
 from imagen_jax.text import files
 from imagen_jax.text import manifest as manifest_lib
+from imagen_jax.text import open_shards
 
-# Shards that are open at once where a store is not held in memory.
-_OPEN_SHARDS = 256
+# Shards of a bucket that are opened or read at once.
+_READS = 64
 # Records of a source that a store does not know which are looked at before a
 # run: seconds, also of a source in a bucket.
 _CHECKED = 4096
-# What NumPy and ArrayRecord raise of files that are not whole.
-UNREADABLE = (OSError, ValueError, RuntimeError, IndexError, EOFError)
-
-
-class _Shard:
-  """One open shard; its records are read at need, or all at once."""
-
-  def __init__(self, path, form, in_memory):
-    self._path = path
-    self._form = form  # embed_dim, stored_dtype
-    self._lock = threading.Lock()
-    self._offsets = None
-    try:
-      self.keys = load_keys(f'{path}.npy', in_memory)
-      self._reader = array_record_module.ArrayRecordReader(
-        f'{path}.array_record',
-        options='readahead_buffer_size:0,max_parallelism:0',
-      )
-      num_records = self._reader.num_records()
-    except UNREADABLE as error:
-      raise self._corrupt(error) from error
-    if self.keys.dtype != manifest_lib.KEY or num_records != len(self.keys):
-      raise self._corrupt(f'{num_records} records, {len(self.keys)} keys')
-    self._in_memory = in_memory
-
-  def _corrupt(self, reason):
-    return ValueError(
-      f'text.store: shard {self._path} is missing, truncated or corrupt '
-      f'({str(reason).splitlines()[0]}); delete the store and run imagen-jax '
-      'encode again'
-    )
-
-  def find(self, keys):
-    """Returns the row of each key, and whether the shard has it."""
-    rows = np.searchsorted(self.keys, keys)
-    inside = rows < len(self.keys)
-    found = np.zeros(len(keys), bool)
-    found[inside] = self.keys[rows[inside]] == keys[inside]
-    return rows, found
-
-  def read(self, rows):
-    """Returns the embeddings [l, D] of each row."""
-    if not self._in_memory:
-      return self._decode(self._read(list(map(int, rows))), rows)
-    with self._lock:
-      if self._offsets is None:
-        self._load()
-    return [
-      self._tokens[self._offsets[row] : self._offsets[row + 1]] for row in rows
-    ]
-
-  def _load(self):
-    every = np.arange(len(self.keys))
-    embeds = self._decode(self._read(None), every)
-    self._tokens = np.concatenate(embeds)
-    self._offsets = [0, *np.cumsum([len(e) for e in embeds]).tolist()]
-
-  def _read(self, rows):
-    try:
-      if rows is None:
-        return self._reader.read_all()
-      return self._reader.read(rows)
-    except (ValueError, RuntimeError, IndexError) as error:
-      raise self._corrupt(error) from error
-
-  def _decode(self, records, rows):
-    embeds = []
-    for record, key in zip(records, self.keys[rows], strict=True):
-      try:
-        found, tokens = codec.decode(record, *self._form)
-      except ValueError as error:
-        raise self._corrupt(error) from error
-      # The index's bytes lose zeros at their end, the record's do not.
-      if found != key.ljust(manifest_lib.KEY_BYTES, b'\0'):
-        raise self._corrupt('a record under the key of another')
-      embeds.append(tokens)
-    return embeds
-
-
-def load_keys(name, in_memory):
-  """Returns a shard's keys; on disk, of which a lookup touches few pages."""
-  if '://' not in name:
-    return np.load(name, mmap_mode=None if in_memory else 'r')
-  contents = storage.read(name, manifest_lib.FIELD)
-  if contents is None:
-    raise FileNotFoundError(f'no {name}')
-  return np.load(io.BytesIO(contents))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,53 +64,77 @@ class EmbeddingStore:
     identity = self.manifest['identity']
     self.embed_dim = identity['embed_dim']
     self.max_length = identity['max_length']
-    self._form = self.embed_dim, identity['stored_dtype']
     size = self.manifest['num_tokens'] * self.embed_dim * codec.DTYPE.itemsize
-    self._in_memory = size <= memory_bytes
+    self._shards = open_shards.OpenShards(
+      (self.embed_dim, identity['stored_dtype']),
+      in_memory=size <= memory_bytes,
+    )
     self._parts = [
       _Part(number, len(part['shards']))
       for number, part in enumerate(self.manifest['parts'])
     ]
-    self._open = collections.OrderedDict()
-    self._lock = threading.Lock()
+    # A disk is read faster than threads are asked to.
+    self._pool = None
+    if storage.is_bucket(self.path):
+      self._pool = futures.ThreadPoolExecutor(_READS)
 
   def __len__(self) -> int:
     return self.manifest['num_captions']
 
-  def _shard(self, part, number):
-    with self._lock:
-      place = (part.number, number)
-      if place not in self._open:
-        path = manifest_lib.shard_path(
-          self.path, part.number, number, part.num_shards
-        )
-        self._open[place] = _Shard(path, self._form, self._in_memory)
-        if not self._in_memory and len(self._open) > _OPEN_SHARDS:
-          self._open.popitem(last=False)
-      self._open.move_to_end(place)
-      return self._open[place]
+  def _visit(self, keys, visit):
+    """Yields (positions in `keys`, what `visit` returns) of keys found.
 
-  def _find(self, keys):
-    """Yields (shard, positions in `keys`, rows of the shard) of those found."""
+    Args:
+      keys: [n].
+      visit: is called with a shard and rows of it, for a bucket in several
+        threads, and at times more than once for a shard.
+    """
     left = np.arange(len(keys))
     for part in self._parts:
-      numbers = manifest_lib.shards_of(keys[left], part.num_shards)
-      absent = []
-      for number in np.unique(numbers):
-        positions = left[numbers == number]
-        shard = self._shard(part, int(number))
+
+      def look(task, part=part):
+        number, positions = task
+        shard = self._shards.get(
+          manifest_lib.shard_path(
+            self.path, part.number, number, part.num_shards
+          )
+        )
         rows, found = shard.find(keys[positions])
+        value = visit(shard, rows[found]) if found.any() else None
+        return positions, found, value
+
+      absent = []
+      tasks = self._tasks(left, keys, part)
+      # The pool's `map` gives up what has not begun where one of them fails.
+      looked = self._pool.map(look, tasks) if self._pool else map(look, tasks)
+      for positions, found, value in looked:
         absent.append(positions[~found])
         if found.any():
-          yield shard, positions[found], rows[found]
+          yield positions[found], value
       left = np.concatenate(absent) if absent else left[:0]
       if not len(left):
         return
 
+  def _tasks(self, left, keys, part):
+    """Returns [(shard of a part, positions `left` of its keys)]."""
+    numbers = manifest_lib.shards_of(keys[left], part.num_shards)
+    order = np.argsort(numbers, kind='stable')
+    held, starts = np.unique(numbers[order], return_index=True)
+    # A shard gives its records one by one; those of few shards, such as the
+    # only one of a small store, are shared out between all threads.
+    most = -(-len(left) // _READS) if self._pool else len(left)
+    tasks = []
+    for number, positions in zip(
+      held.tolist(), np.split(left[order], starts[1:])
+    ):
+      for first in range(0, len(positions), most):
+        tasks.append((number, positions[first : first + most]))
+    return tasks
+
   def has(self, keys: np.ndarray) -> np.ndarray:
     """Returns which keys (`manifest.keys_of`) the store holds, bool [n]."""
     found = np.zeros(len(keys), bool)
-    for _, positions, _ in self._find(keys):
+    for positions, _ in self._visit(keys, lambda shard, rows: None):
       found[positions] = True
     return found
 
@@ -226,8 +161,9 @@ class EmbeddingStore:
     """
     embed = np.zeros((len(captions), max_length, self.embed_dim), codec.DTYPE)
     lengths = np.zeros(len(captions), np.int64)
-    for shard, positions, rows in self._find(manifest_lib.keys_of(captions)):
-      for position, tokens in zip(positions, shard.read(rows), strict=True):
+    keys = manifest_lib.keys_of(captions)
+    for positions, found in self._visit(keys, open_shards.Shard.read):
+      for position, tokens in zip(positions, found, strict=True):
         lengths[position] = len(tokens)
         if len(tokens) <= max_length:
           embed[position, : len(tokens)] = tokens
@@ -246,20 +182,17 @@ class EmbeddingStore:
       )
     return embed, np.arange(max_length)[None] < lengths[:, None]
 
-  def check(self, text, *, read_checkpoint: bool = True) -> None:
+  def check(self, text) -> None:
     """Raises ValueError where the store is not of a config's encoder.
 
     Args:
-      text: the config, a `config.TextConfig`.
-      read_checkpoint: compare weights and vocabulary too, by fingerprints,
-        which reads a small part of them. False compares what the config
-        states by itself, for a host that cannot reach them.
+      text: the config, a `config.TextConfig`. Of its weights and vocabulary
+        a small part is read, for their fingerprints.
     """
     # Here, since it brings JAX: reading a store alone needs none.
     from imagen_jax.text import identity
 
-    read = identity.of if read_checkpoint else identity.declared
-    manifest_lib.check_identity(self.path, self.manifest, read(text))
+    manifest_lib.check_identity(self.path, self.manifest, identity.of(text))
 
   def check_covers(self, sources, *, most: int = _CHECKED) -> None:
     """Raises ValueError where captions of some sources are known to be missing.

@@ -1,6 +1,7 @@
 """T5X's two layouts, opened as {parameter name: stored array}.
 
 - T5X's own: a msgpack index `checkpoint` beside one Zarr folder a parameter.
+  Orbax of 2022 and 2023 wrote the same, less one level of the index.
   The index's storage specs come in several forms, and name the machine that
   wrote them; the folder follows from the parameter's name, and nothing else of
   the spec is used.
@@ -47,11 +48,12 @@ def open_msgpack(folder: str, index: bytes) -> dict[str, stored_lib.Stored]:
       f'({str(error) or type(error).__name__})'
     ) from error
   try:
-    leaves = _flatten(tree['optimizer']['target'])
+    # Orbax's index has no optimizer/; its leaves are PLACEHOLDER://NAME.
+    leaves = _flatten(tree.get('optimizer', tree)['target'])
   except (KeyError, TypeError, AttributeError):
     raise ValueError(
-      f'{FIELD} {folder}: the index `checkpoint` has no optimizer/target; '
-      'accepted: an index that T5X wrote'
+      f'{FIELD} {folder}: the index `checkpoint` has no optimizer/target '
+      'and no target; accepted: an index that T5X or Orbax wrote'
     ) from None
   arrays, pending = {}, {}
   for name in _encoder_names(folder, leaves):

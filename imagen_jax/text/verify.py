@@ -11,7 +11,7 @@ from imagen_jax import storage
 from imagen_jax.text import codec
 from imagen_jax.text import files
 from imagen_jax.text import manifest as manifest_lib
-from imagen_jax.text import store as store_lib
+from imagen_jax.text import open_shards
 
 _RECORDS = 64  # Read at once, so that a bucket is not asked for each.
 
@@ -91,13 +91,13 @@ def _digest(path):
 
 def _check_records(base, shard, num_shards, note, manifest):
   try:
-    keys = store_lib.load_keys(f'{base}.npy', in_memory=True)
+    keys = open_shards.load_keys(f'{base}.npy', in_memory=True)
     reader = array_record_module.ArrayRecordReader(
       f'{base}.array_record',
       options='readahead_buffer_size:0,max_parallelism:0',
     )
     size = reader.num_records()
-  except store_lib.UNREADABLE as error:
+  except open_shards.UNREADABLE as error:
     return [f'cannot be opened ({str(error).splitlines()[0]})']
   if (
     keys.dtype != manifest_lib.KEY or not size == len(keys) == note['captions']
@@ -130,11 +130,11 @@ def _records(reader, size):
     rows = range(start, min(start + _RECORDS, size))
     try:
       yield from reader.read(list(rows))
-    except store_lib.UNREADABLE:
+    except open_shards.UNREADABLE:
       for row in rows:
         try:
           yield from reader.read([row])
-        except store_lib.UNREADABLE as error:
+        except open_shards.UNREADABLE as error:
           yield error
 
 
@@ -146,7 +146,7 @@ def _check_record(record, key, identity):
     found, embed = codec.decode(
       record, identity['embed_dim'], identity['stored_dtype']
     )
-  except store_lib.UNREADABLE as error:
+  except open_shards.UNREADABLE as error:
     return str(error).splitlines()[0], 0
   if found != key.ljust(manifest_lib.KEY_BYTES, b'\0'):
     return 'under the key of another', len(embed)

@@ -283,7 +283,7 @@ class _Job:
     """Writes the manifest with the new part; the shards' notes go into it."""
     notes = self.part.finished()
     manifest = manifest_lib.extended(
-      self._manifest, self._sources, self._counts, notes
+      self._manifest, self._sources, self._counts, notes, self._rows
     )
     output.write_json(f'{self._path}/{manifest_lib.MANIFEST}', manifest)
     # What has done its work, and what a killed run has left.

@@ -87,6 +87,17 @@ def job(tmp_path, monkeypatch):
 CAPTIONS = ['a red cat', 'a dog', 'a dog', '', 'one two three four five six']
 
 
+def test_what_is_added_is_told_with_what_was_there(job, capsys):
+  assert job(CAPTIONS) == 0
+  capsys.readouterr()
+  assert job([*CAPTIONS, 'seven eight nine ten eleven twelve more']) == 0
+  said = capsys.readouterr().out
+  assert 'holds 4 captions' in said
+  assert 'left out 2 empty captions, in all 2 parts' in said
+  assert 'cut 2 captions that are longer than text.max_length (6 tok' in said
+  assert '(6 tokens), in all 2 parts' in said
+
+
 def test_encodes_distinct_captions_and_says_so(job, tmp_path, capsys):
   assert job(CAPTIONS) == 0
   said = capsys.readouterr()

@@ -7,7 +7,10 @@ import golden_files
 import numpy as np
 import pytest
 
+from imagen_jax import storage
 from imagen_jax.text import encoders
+from imagen_jax.text import open_shards
+from imagen_jax.text import write_store
 
 DATA = pathlib.Path(__file__).parents[1] / 'data'
 
@@ -61,3 +64,25 @@ def tiny(golden, monkeypatch):
     return checkpoint
 
   return add
+
+
+@pytest.fixture
+def folder_bucket(tmp_path, monkeypatch):
+  """A folder behind gs://bucket, for TensorStore and for ArrayRecord."""
+  folder = tmp_path / 'bucket'
+  folder.mkdir()
+  local = lambda path: path.replace('gs://bucket', str(folder))
+  kvstore = storage.kvstore
+  monkeypatch.setattr(
+    storage,
+    'kvstore',
+    lambda path, *, folder: kvstore(local(path), folder=folder),
+  )
+  opened = open_shards.array_record_module.ArrayRecordReader
+  monkeypatch.setattr(
+    open_shards.array_record_module,
+    'ArrayRecordReader',
+    lambda path, **options: opened(local(path), **options),
+  )
+  monkeypatch.setattr(write_store, '_POLL_SECONDS_BUCKET', 0.05)
+  return folder

@@ -170,6 +170,16 @@ def test_keys_out_of_order_and_counts_are_found(store):
   assert reason == f'{n - 1} records, {n - 1} keys; {n} by the manifest'
 
 
+def test_keys_of_another_shard_are_found(store):
+  records, keys = read(store)
+  (other,) = store.glob('part-000/shard-000000*.npy')
+  keys[0] = np.load(other)[0]  # Still in order.
+  records[0] = keys[0].ljust(16, b'\0') + records[0][16:]
+  rewrite(store, records, keys)
+  _, wrong = verify_lib.verify(str(store))
+  assert list(wrong.values()) == [['keys of another shard']]
+
+
 def test_what_is_no_store_is_refused(tmp_path):
   with pytest.raises(ValueError, match='has no manifest.json: not a store'):
     verify_lib.verify(str(tmp_path))
