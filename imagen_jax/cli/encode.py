@@ -204,7 +204,8 @@ def _verify(path):
 
   from imagen_jax.text import verify
 
-  with tqdm.tqdm(desc='verify', unit=' shards') as bar:
+  # A folder that is no store is told before there is a bar.
+  with tqdm.tqdm(desc='verify', unit=' shards', delay=0.5) as bar:
 
     def report(done, total):
       bar.total = total

@@ -88,6 +88,11 @@ class Spool:
     self.num_runs = len(self._plan)
     self._starts = None
 
+  def num_records(self, host: tuple[int, int]) -> int:
+    """Returns the records of this host's share of the runs."""
+    share = self._plan[host[0] :: host[1]]
+    return sum(stop - start for _, start, stop in share)
+
   def scan(
     self,
     host: tuple[int, int],

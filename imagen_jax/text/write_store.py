@@ -43,7 +43,7 @@ class Progress:
 
   Attributes:
     stage: 'scan' or 'encode'.
-    total: records to scan, or captions to encode, of this host; about.
+    total: records to scan, or captions to encode (about), of this host.
     done: of those, with what was found finished.
     encoded: captions encoded.
     tokens: real ones among those computed.
@@ -177,8 +177,7 @@ class _Job:
     if self._manifest['parts']:
       store = store_lib.EmbeddingStore(self._path)
       lacking = lambda keys: ~store.has(keys)
-    records = sum(source['records'] for source in self._sources)
-    progress = Progress('scan', -(-records // host[1]))
+    progress = Progress('scan', self.spool.num_records(host))
     start = time.monotonic()
 
     def tell(count):

@@ -142,6 +142,14 @@ def test_missing_flags_are_told():
     encode.main(parser.parse_args(['--out', 'x']))
 
 
+def test_verify_of_no_store_is_one_line(tmp_path, capsys):
+  parser = argparse.ArgumentParser()
+  encode.add_arguments(parser)
+  with pytest.raises(ValueError, match='has no manifest.json: not a store'):
+    encode.main(parser.parse_args(['--verify', str(tmp_path)]))
+  assert capsys.readouterr().err == ''
+
+
 def test_verify_tells_what_is_corrupt(job, tmp_path, capsys):
   job(CAPTIONS)
   parser = argparse.ArgumentParser()

@@ -26,6 +26,17 @@ def scanned(folder, sources, run_records=64, lacking=EVERY, host=(0, 1)):
   return spool, seen
 
 
+def test_a_host_knows_how_much_its_share_is(tmp_path):
+  sources = [spool_lib.Listed(CAPTIONS[:300]), spool_lib.Listed(CAPTIONS[300:])]
+  shares = []
+  for host in range(3):
+    folder = tmp_path / str(host)
+    spool, seen = scanned(folder, sources, host=(host, 3))
+    assert spool.num_records((host, 3)) == sum(seen)
+    shares.append(sum(seen))
+  assert sum(shares) == 1000 and len(set(shares)) > 1
+
+
 def test_shards_have_the_distinct_captions_by_key(tmp_path):
   sources = [spool_lib.Listed(CAPTIONS[:300]), spool_lib.Listed(CAPTIONS[300:])]
   spool, seen = scanned(tmp_path, sources)
