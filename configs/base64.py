@@ -55,8 +55,8 @@ def get_config(row: str = '2b') -> config.Config:
         text_attention=(False, True, True, True),
         head_dim=64,
         embed_dim=2048,
-        # 27 of the 95 GiB of a v5p at 16 images, and faster than 'full'
-        # (modelled: docs/performance.md). A chip of 16 GiB needs that.
+        # 27 of the 95 GiB of a v5p at 16 images, and faster than 'full', which
+        # keeps least (modelled: docs/performance.md).
         remat_policy=('none',),
       ),
       diffusion=config.DiffusionConfig(schedule='cosine'),
