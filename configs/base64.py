@@ -55,6 +55,9 @@ def get_config(row: str = '2b') -> config.Config:
         text_attention=(False, True, True, True),
         head_dim=64,
         embed_dim=2048,
+        # 27 of the 95 GiB of a v5p at 16 images, and faster than 'full', which
+        # keeps least (modelled: docs/performance.md).
+        remat_policy=('none',),
       ),
       diffusion=config.DiffusionConfig(schedule='cosine'),
       sample=config.SampleConfig(num_steps=256, guidance_weight=7.5),

@@ -38,6 +38,7 @@ FLOORS = {
   'imagen_jax.cascade': 2,
   'imagen_jax.train': 2,
   'imagen_jax.train.state': 2,
+  'imagen_jax.train.alike': 2,
   'imagen_jax.train.optimizer': 2,
   'imagen_jax.train.metrics': 2,
   'imagen_jax.train.mirror': 2,

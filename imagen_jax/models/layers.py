@@ -7,6 +7,8 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from imagen_jax.models import attention
+
 _zeros = nn.initializers.zeros_init()
 _lecun = nn.initializers.lecun_normal()
 
@@ -304,11 +306,11 @@ class Attention(nn.Module):
       masks.append(mask)
     mask = jnp.concatenate(masks, axis=1)
     # Each pixel sees all of the image, whatever part of it lies where.
-    h = jax.nn.dot_product_attention(
+    h = attention.attend(
       query,
       jnp.concatenate([whole(key, 1) for key in keys], axis=1),
       jnp.concatenate([whole(value, 1) for value in values], axis=1),
-      mask=mask[:, None, None, :],
+      mask[:, None, None, :],
     )
     # With nothing to attend to, a softmax averages what is masked.
     h = h.reshape(batch, height, width, joined)

@@ -4,6 +4,7 @@ import jax
 import optax
 
 from imagen_jax import config
+from imagen_jax.train import alike
 
 
 def learning_rate(config: config.Config) -> optax.Schedule:
@@ -40,6 +41,7 @@ def make_optimizer(config: config.Config) -> optax.GradientTransformation:
       weight_decay=opt.weight_decay,
       mask=kernels,
     )
+  tx = alike.by_kind(tx)
   if opt.clip_norm:
-    tx = optax.chain(optax.clip_by_global_norm(opt.clip_norm), tx)
+    tx = optax.chain(alike.clip(opt.clip_norm), tx)
   return tx

@@ -13,6 +13,7 @@ from imagen_jax import structs
 from imagen_jax.diffusion import augmentation
 from imagen_jax.diffusion import loss
 from imagen_jax.diffusion import process
+from imagen_jax.train import alike
 from imagen_jax.train import state as state_lib
 
 # Buckets of time, over which the loss is also reported.
@@ -145,7 +146,7 @@ def train_step(state, batch: structs.Batch, *, config: config.Config, tx):
   keys = step_keys(config.train.seed, state.step)
   grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
   (_, metrics), grads = grad_fn(state.params, batch, keys, config)
-  metrics['grad_norm'] = optax.tree.norm(grads)
+  metrics['grad_norm'] = alike.norm(grads)
 
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
