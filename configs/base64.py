@@ -63,7 +63,7 @@ def get_config(row: str = '2b') -> config.Config:
       sample=config.SampleConfig(num_steps=256, guidance_weight=7.5),
     ),
     data=config.DataConfig(tasks=(config.TaskConfig('pairs', path=''),)),
-    optimizer=config.OptimizerConfig(name='adafactor'),
+    optimizer=config.OptimizerConfig(name='adafactor', stacked=True),
     mesh=config.MeshConfig(data=-1, fsdp=16),
   )
   return config.override(largest, [f'{k}={v}' for k, v in ROWS[row].items()])

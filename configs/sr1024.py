@@ -80,7 +80,7 @@ def get_config(row: str = 'printed') -> config.Config:
     data=config.DataConfig(
       tasks=(config.TaskConfig('pairs', path=''),), crop='random'
     ),
-    optimizer=config.OptimizerConfig(name='adam'),
+    optimizer=config.OptimizerConfig(name='adam', stacked=True),
     mesh=config.MeshConfig(data=-1, fsdp=8),
   )
   return config.override(printed, [f'{k}={v}' for k, v in ROWS[row].items()])

@@ -22,6 +22,8 @@ class OptimizerConfig:
     b2: Adam's decay of the second moment.
     eps: Adam's epsilon.
     weight_decay: decoupled weight decay of kernels; Adam only.
+    stacked: update parameters of one shape as one stack. A step of many
+      parameters is so compiled sooner; on a CPU it takes longer.
   """
 
   name: str = 'adafactor'
@@ -33,6 +35,7 @@ class OptimizerConfig:
   b2: float = 0.999
   eps: float = 1e-8
   weight_decay: float = 0.0
+  stacked: bool = False
 
   def __post_init__(self):
     one_of('optimizer.name', self.name, ('adafactor', 'adam'))

@@ -30,6 +30,7 @@ RUNTIME_FIELDS = (
   'stage.unet.remat',
   'stage.unet.remat_policy',
   'stage.unet.scan',
+  'optimizer.stacked',
   'text.store',
   'text.online',
   'text.checkpoint',

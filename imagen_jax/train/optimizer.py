@@ -41,7 +41,7 @@ def make_optimizer(config: config.Config) -> optax.GradientTransformation:
       weight_decay=opt.weight_decay,
       mask=kernels,
     )
-  tx = alike.by_kind(tx)
-  if opt.clip_norm:
-    tx = optax.chain(alike.clip(opt.clip_norm), tx)
-  return tx
+  clip = optax.clip_by_global_norm
+  if opt.stacked:
+    tx, clip = alike.by_kind(tx), alike.clip
+  return optax.chain(clip(opt.clip_norm), tx) if opt.clip_norm else tx

@@ -146,7 +146,8 @@ def train_step(state, batch: structs.Batch, *, config: config.Config, tx):
   keys = step_keys(config.train.seed, state.step)
   grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
   (_, metrics), grads = grad_fn(state.params, batch, keys, config)
-  metrics['grad_norm'] = alike.norm(grads)
+  norm = alike.norm if config.optimizer.stacked else optax.tree.norm
+  metrics['grad_norm'] = norm(grads)
 
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)

@@ -42,7 +42,7 @@ def follow(tx, steps=3):
 @pytest.mark.parametrize('clip', [0.0, 0.5, 1e9])
 @pytest.mark.parametrize('name', ['adafactor', 'adam'])
 def test_as_optax_does_leaf_by_leaf(name, clip):
-  fields = {'name': name, 'clip_norm': clip, 'warmup_steps': 2}
+  fields = {'name': name, 'clip_norm': clip, 'warmup_steps': 2, 'stacked': True}
   fields |= {'weight_decay': 0.1} if name == 'adam' else {}
   cfg = config_lib.Config(optimizer=config_lib.OptimizerConfig(**fields))
   opt, rate = cfg.optimizer, optimizer.learning_rate(cfg)
@@ -96,6 +96,7 @@ def test_a_program_of_kinds_and_not_of_leaves():
     jax.make_jaxpr(tx.update)(params, tx.init(params), params).eqns
   )
   params = {f'w{i}': jnp.ones((128, 128)) for i in range(20)}
-  assert count(alike.by_kind(optax.adafactor(0.1)), params) * 3 < count(
-    optax.adafactor(0.1), params
+  make = lambda stacked: optimizer.make_optimizer(
+    config_lib.Config(optimizer=config_lib.OptimizerConfig(stacked=stacked))
   )
+  assert count(make(True), params) * 3 < count(make(False), params)
