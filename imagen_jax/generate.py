@@ -18,7 +18,7 @@ from imagen_jax import config
 from imagen_jax import editing
 from imagen_jax import export
 from imagen_jax import grid
-from imagen_jax import presets
+from imagen_jax import settings as settings_lib
 from imagen_jax import sharding
 from imagen_jax import storage
 from imagen_jax import structs
@@ -103,32 +103,6 @@ def _draw(stage, params, keys, text, lowres, guidance_weight, edit=None):
   )
 
 
-def _with_sampling(stage, changes):
-  """`stage` with fields of its sampling settings, as text, replaced."""
-  found = config.override(
-    config.Config(stage=stage.stage),
-    [f'stage.sample.{name}={value}' for name, value in changes.items()],
-  )
-  return dataclasses.replace(stage, stage=found.stage)
-
-
-def _settings(names, settings):
-  """{field: text} for each of the stages `names`, of '[STAGE.]FIELD=VALUE'."""
-  found = [{} for _ in names]
-  for assignment in settings:
-    path, equals, value = assignment.partition('=')
-    stage, dot, field = path.strip().rpartition('.')
-    if not equals or (dot and stage not in names):
-      raise ValueError(
-        f'--set is {assignment!r}; accepted: FIELD=VALUE, or STAGE.FIELD=VALUE '
-        f'with a STAGE of {", ".join(names)}'
-      )
-    for name, changes in zip(names, found):
-      if stage in ('', name):
-        changes[field] = value
-  return found
-
-
 def generate(
   weights: list[str],
   prompts: list[str],
@@ -148,7 +122,7 @@ def generate(
   image: str | None = None,
   mask: str | None = None,
   strength: list[float] | None = None,
-  resample: int = 1,
+  resample: int | None = None,
 ):
   """Samples pictures of `prompts` and writes them to the folder `out`.
 
@@ -172,8 +146,10 @@ def generate(
       the preset's; `steps` and `sampler` are in place of both.
     image: path of a picture to start from.
     mask: path of a picture that is white where `image` is painted anew.
-    strength: share of the steps that is taken from `image`, of each stage.
-    resample: times that each step is taken under a mask.
+    strength: share of the steps that is taken from `image`, of each stage;
+      None for the stages' own, or without a mask, where that is all, for 0.6.
+    resample: times that each step is taken under a mask; None for the
+      stages' own.
 
   Raises:
     ValueError: where the stages do not fit each other, the text encoder, or
@@ -181,21 +157,17 @@ def generate(
   """
   pictures = editing.open_pictures(image, mask) if image else None
   stages = [export.load_weights(folder) for folder in weights]
-  changes = _settings([stage.stage.name for stage in stages], settings)
-  for place, change in enumerate(changes):
-    own = presets.settings(preset, place) if preset else {}
-    asked = {
-      'num_steps': steps and steps[place],
-      'sampler': sampler,
-      'strength': strength and strength[place],
-      'resample': resample if mask else None,
-    }
-    asked = {name: value for name, value in asked.items() if value is not None}
-    if sampler == 'heun' and 'spacing' not in change:
-      spacing = own.get('spacing', stages[place].stage.sample.spacing)
-      # It takes no steps by time, which nobody asked for here.
-      asked['spacing'] = 'karras' if spacing == 'time' else spacing
-    stages[place] = _with_sampling(stages[place], {**own, **change, **asked})
+  stages = settings_lib.apply(
+    stages,
+    preset=preset,
+    settings=settings,
+    steps=steps,
+    sampler=sampler,
+    image=image,
+    mask=mask,
+    strength=strength,
+    resample=resample,
+  )
   # Now, and not after an hour of sampling, does one learn that it cannot be.
   storage.check_writable(out, '--out')
   out = storage.Path(out)

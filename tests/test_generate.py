@@ -406,6 +406,57 @@ def test_presets_settings_and_flags_in_this_order(
   assert settings == expected
 
 
+@pytest.fixture
+def picture(tmp_path):
+  """Options of a picture to start from, and of one with a mask."""
+  for name in ('image.png', 'mask.png'):
+    Image.new('L', (32, 32), 255).save(tmp_path / name)
+  image = {'image': str(tmp_path / 'image.png')}
+  return {'image': image, 'mask': {**image, 'mask': str(tmp_path / 'mask.png')}}
+
+
+@pytest.mark.parametrize(
+  'which, options, expected',
+  [
+    ('image', {}, [(0.6, 1)] * 2),
+    ('image', {'settings': ['strength=0.3']}, [(0.3, 1)] * 2),
+    ('image', {'settings': ['tiny32.strength=1']}, [(0.6, 1), (1, 1)]),
+    (
+      'image',
+      {'settings': ['strength=0.3'], 'strength': [0.7, 0.8]},
+      [(0.7, 1), (0.8, 1)],
+    ),
+    ('mask', {}, [(1, 1)] * 2),
+    ('mask', {'settings': ['resample=8', 'strength=0.5']}, [(0.5, 8)] * 2),
+    ('mask', {'settings': ['resample=8'], 'resample': 2}, [(1, 2)] * 2),
+  ],
+)
+def test_settings_of_a_picture_to_start_from(
+  which, options, expected, picture, run, monkeypatch
+):
+  found, stop = sampled_with(monkeypatch)
+  with pytest.raises(stop):
+    run('out', rows=('base', 'sr'), **picture[which], **options)
+  assert [(s.strength, s.resample) for s in found] == expected
+
+
+@pytest.mark.parametrize(
+  'which, setting, words',
+  [
+    (None, 'strength=0.5', '--set strength is 0.5 without --init-image; acc'),
+    ('image', 'resample=4', '--set resample is 4 without --mask; accepted'),
+    ('image', 'tiny32.resample_jump=2', '--set resample_jump is 2 without --m'),
+    ('image', 'strength=1', 'strength is 1 of every stage without --mask: no'),
+  ],
+)
+def test_settings_that_could_not_tell_are_refused(
+  which, setting, words, picture, run
+):
+  options = picture[which] if which else {}
+  with pytest.raises(ValueError, match=words):
+    run('out', rows=('base', 'sr'), settings=[setting], **options)
+
+
 @pytest.mark.parametrize(
   'setting, words',
   [

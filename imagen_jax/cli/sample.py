@@ -28,8 +28,6 @@ many times, which fits the new to the old. docs/diffusion.md tells more.
 
 _SAMPLERS = ('ancestral', 'ddim', 'dpmpp', 'dpmpp_sde', 'heun')
 _PRESETS = ('reference', 'balanced', 'fast')
-# Of the steps from a picture without a mask: enough to change what is in it.
-_STRENGTH = 0.6
 
 
 def add_arguments(parser: argparse.ArgumentParser):
@@ -89,7 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser):
     '--strength',
     metavar='S',
     help='share of the steps that is taken from it, above 0 and up to 1; '
-    f'default: {_STRENGTH}, or 1 with --mask',
+    'default: 0.6, or 1 with --mask',
   )
   parser.add_argument(
     '--mask',
@@ -99,7 +97,6 @@ def add_arguments(parser: argparse.ArgumentParser):
   parser.add_argument(
     '--resample',
     type=int,
-    default=1,
     metavar='N',
     help='times that each step is taken under a mask; default: 1',
   )
@@ -132,9 +129,10 @@ def main(args: argparse.Namespace) -> int:
   """Runs the command; returns its exit status."""
   prompts = _prompts(args)
   for name in ('num', 'batch_size', 'devices_per_image', 'resample'):
-    if getattr(args, name) < 1:
+    value = getattr(args, name)
+    if value is not None and value < 1:
       flag = '--' + name.replace('_', '-')
-      raise ValueError(f'{flag} is {getattr(args, name)}; accepted: 1 or more')
+      raise ValueError(f'{flag} is {value}; accepted: 1 or more')
   stages_count = len(args.weights)
   weights = [
     _per_stage('--guidance-weight', text, float, stages_count)
@@ -172,7 +170,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _strength(args, count):
-  """A strength a stage; None where there is no picture to start from."""
+  """A strength a stage; None where none is asked for."""
   if args.init_image is None:
     for flag in ('mask', 'strength'):
       if getattr(args, flag) is not None:
@@ -180,25 +178,18 @@ def _strength(args, count):
           f'--{flag} without --init-image; accepted: with a picture to start '
           'from'
         )
-  if args.resample > 1 and args.mask is None:
+  if args.resample is not None and args.mask is None:
     raise ValueError(
-      f'--resample is {args.resample} without --mask; accepted: 1, or a mask '
+      f'--resample is {args.resample} without --mask; accepted: with a mask '
       'of what to paint anew'
     )
-  if args.init_image is None:
+  if args.strength is None:
     return None
-  default = '1' if args.mask else str(_STRENGTH)
-  text = default if args.strength is None else args.strength
-  values = _per_stage('--strength', text, float, count)
+  values = _per_stage('--strength', args.strength, float, count)
   if not all(0 < value <= 1 for value in values):
     raise ValueError(
-      f'--strength is {text!r}; accepted: above 0 and up to 1, for all stages '
-      'or one a stage'
-    )
-  if args.mask is None and all(value == 1 for value in values):
-    raise ValueError(
-      f'--strength is {text!r} without --mask: nothing of --init-image would '
-      'be left; accepted: less than 1 for a stage, or a mask'
+      f'--strength is {args.strength!r}; accepted: above 0 and up to 1, for '
+      'all stages or one a stage'
     )
   return values
 

@@ -43,7 +43,7 @@ def test_defaults_are_the_stages_own(asked):
     'image': None,
     'mask': None,
     'strength': None,
-    'resample': 1,
+    'resample': None,
   }
 
 
@@ -66,10 +66,10 @@ def test_a_preset_and_settings_are_handed_on(asked):
 @pytest.mark.parametrize(
   'flags, strength',
   [
-    ([], [0.6, 0.6]),
+    ([], None),
     (['--strength', '0.3'], [0.3, 0.3]),
     (['--strength', '0.3,1'], [0.3, 1]),
-    (['--mask', 'm.png'], [1, 1]),
+    (['--mask', 'm.png'], None),
     (['--mask', 'm.png', '--strength', '0.9', '--resample', '5'], [0.9, 0.9]),
   ],
 )
@@ -78,7 +78,7 @@ def test_a_picture_to_start_from(flags, strength, asked):
   assert options['image'] == 'i.png'
   assert options['mask'] == ('m.png' if 'm.png' in flags else None)
   assert options['strength'] == strength
-  assert options['resample'] == (5 if '5' in flags else 1)
+  assert options['resample'] == (5 if '5' in flags else None)
 
 
 def test_prompts_of_a_file_come_after_the_others(asked, tmp_path):
@@ -104,7 +104,7 @@ def test_prompts_of_a_file_come_after_the_others(asked, tmp_path):
     (['--guidance-weight', 'nan'], "--guidance-weight is 'nan'"),
     (['--guidance-weight', 'inf,1'], "--guidance-weight is 'inf,1'"),
     (['--resample', '0'], '--resample is 0; accepted: 1 or more'),
-    (['--resample', '4'], '--resample is 4 without --mask; accepted: 1, or'),
+    (['--resample', '4'], '--resample is 4 without --mask; accepted: with'),
     (['--mask', 'm.png'], '--mask without --init-image; accepted: with a'),
     (['--strength', '0.5'], '--strength without --init-image; accepted: with'),
     (
@@ -113,10 +113,6 @@ def test_prompts_of_a_file_come_after_the_others(asked, tmp_path):
     ),
     (['--init-image', 'i.png', '--strength', '0'], "--strength is '0'; acc"),
     (['--init-image', 'i.png', '--strength', 'x'], "--strength is 'x'; acce"),
-    (
-      ['--init-image', 'i.png', '--strength', '1'],
-      "--strength is '1' without --mask: nothing of --init-image would be",
-    ),
     (['--init-image', 'i.png'], "--init-image is 'i.png'; accepted: a file"),
   ],
 )
