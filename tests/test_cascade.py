@@ -11,6 +11,7 @@ import pytest
 from imagen_jax import cascade
 from imagen_jax import config
 from imagen_jax import structs
+from imagen_jax.diffusion import guidance
 from imagen_jax.diffusion import process
 
 UNET = config.UNetConfig(
@@ -293,6 +294,19 @@ def test_the_shift_is_that_of_whole_pictures():
   assert (crops < small).all()
 
 
+@pytest.mark.parametrize(
+  'name', ['cosine', 'linear', 'shifted_cosine', 'edm', 'offset']
+)
+def test_schedules_end_at_their_bounds(name):
+  changes = {'logsnr_min': -3.0, 'logsnr_max': 4.0}
+  changes |= (
+    {'cosine_offset': 0.008} if name == 'offset' else {'schedule': name}
+  )
+  found = cascade.stage_schedule(with_(BASE, diffusion=changes))
+  ends = found(jnp.array([0.0, 1.0]))
+  np.testing.assert_allclose(ends, [4, -3], atol=2e-3)
+
+
 def test_schedules_take_their_numbers():
   t = jnp.array([0.5, 1.0])
   found = cascade.stage_schedule(
@@ -367,6 +381,14 @@ def test_guidance_is_rescaled():
     found, guided * (0.7 * ratio + 0.3), rtol=1e-4, atol=1e-5
   )
   assert np.abs(found - guided).max() > 0.1
+
+
+def test_the_threshold_is_of_the_percentile():
+  for percentile in (0.5, 0.9):
+    sample = {'threshold': 'dynamic', 'percentile': percentile}
+    expected = guidance.dynamic_threshold(denoised(SR), percentile=percentile)
+    found = denoised(with_(SR, sample=sample))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_the_threshold_is_capped():

@@ -406,6 +406,20 @@ def test_presets_settings_and_flags_in_this_order(
   assert settings == expected
 
 
+@pytest.mark.parametrize('share, height', [(1, 'none'), (4, 'fsdp')])
+def test_devices_share_a_picture_by_its_rows(share, height, run, monkeypatch):
+  found = []
+
+  def take(stages, mesh, layout):
+    found.extend([mesh.shape['fsdp'], layout.height])
+    raise StopIteration
+
+  monkeypatch.setattr(generate, 'Cascade', take)
+  with pytest.raises(StopIteration):
+    run('out', rows=('base',), devices_per_image=share)
+  assert found == [share, height]
+
+
 @pytest.fixture
 def picture(tmp_path):
   """Options of a picture to start from, and of one with a mask."""

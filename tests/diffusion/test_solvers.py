@@ -165,6 +165,16 @@ def test_the_stochastic_solver_needs_fewer_steps_than_the_ancestral():
   assert sde < 0.08
 
 
+def test_churn_raises_sigma_by_a_bounded_share():
+  """EDM, algorithm 2: by S_churn / N, and sqrt 2 - 1 at most, in its band."""
+  logsnr = jnp.array([-4.0, -2.0, 0.0, 2.0, 4.0])  # Sigma e^2 to e^-2.
+  band = {'sigma_min': 0.5, 'sigma_max': 3.0}
+  found = sampler.Churn(amount=0.4, **band).shares(logsnr)
+  np.testing.assert_allclose(found, [0, 0.1, 0.1, 0], rtol=1e-6)
+  found = sampler.Churn(amount=1e3, **band).shares(logsnr)
+  np.testing.assert_allclose(found, [0, 2**0.5 - 1, 2**0.5 - 1, 0], rtol=1e-6)
+
+
 def test_churn_is_noise_of_its_own():
   keys = jax.random.split(jax.random.key(3), 64)
   logsnr = steps('karras', 12)

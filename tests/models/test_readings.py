@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -101,8 +102,22 @@ def test_the_sum_of_a_block(scales):
   ],
 )
 def test_the_scales_are_the_readings(reading, scales):
+  """Those of every residual block, and of attention."""
   net = dataclasses.replace(NET, residual_scale=reading)
   assert unet._residual_scales(net) == scales
+  found = []
+
+  def note(call, args, kwargs, context):
+    if isinstance(context.module, (layers.ResBlock, layers.Attention)):
+      module = context.module
+      found.append((type(module), module.scale, module.shortcut_scale))
+    return call(*args, **kwargs)
+
+  network = unet.UNet(net)
+  with nn.intercept_methods(note):
+    jax.eval_shape(network.init, jax.random.key(0), *inputs())
+  assert {kind for kind, *_ in found} == {layers.ResBlock, layers.Attention}
+  assert {tuple(numbers) for _, *numbers in found} == {scales}
   # Of the base, which the paper scales nothing of.
   assert unet._residual_scales(config.UNetConfig()) == (1.0, 1.0)
 
