@@ -174,6 +174,11 @@ def generate(
   out.mkdir(parents=True, exist_ok=True)
   layout = config.MeshConfig()
   if devices_per_image > 1:
+    if jax.device_count() % devices_per_image:
+      raise ValueError(
+        f'--devices-per-image is {devices_per_image} on {jax.device_count()} '
+        'devices; accepted: a divisor of these'
+      )
     layout = config.MeshConfig(fsdp=devices_per_image, height='fsdp')
   draw = Cascade(stages, sharding.make_mesh(layout), layout)
   text_config = draw.text

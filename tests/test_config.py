@@ -191,6 +191,16 @@ def example():
       {'prediction': 'x'},
       "loss is 'eps' with stage.diffusion.prediction 'x', .*; accepted: 'x', ",
     ),
+    (
+      'DiffusionConfig',
+      {'loss': 'v'},
+      "loss is 'v' with stage.diffusion.prediction 'eps', .*; accepted: 'eps'",
+    ),
+    (
+      'DiffusionConfig',
+      {'weighting': 'truncated_snr'},
+      "weighting is 'truncated_snr' with .*prediction 'eps', .*; accepted: 'pl",
+    ),
     ('SampleConfig', {'guidance': 'cfg'}, "guidance is 'cfg'; accepted: 'con"),
     ('SampleConfig', {'resample': 0}, 'resample is 0; accepted: 1 or more'),
     ('SampleConfig', {'resample_jump': 0}, 'resample_jump is 0; accepted: 1'),
@@ -296,6 +306,28 @@ def trained_on_crops(**changes):
   fields = {'image_size': 24, 'lowres_size': 8, 'whole_size': 60}
   fields |= {'unet': CONVOLUTIONS, **changes}
   return config_lib.StageConfig(**fields)
+
+
+@pytest.mark.parametrize(
+  'diffusion, words',
+  [
+    (
+      {'aug_max': 0.05},
+      r'aug_level is 0.1, which is not trained; .*diffusion.aug_max \(0.05\)',
+    ),
+    (
+      {'text_drop': 0.0},
+      'stage.sample.guidance_weight is 7.5 with stage.diffusion.text_drop 0, ',
+    ),
+  ],
+)
+def test_what_is_not_trained_is_not_sampled(diffusion, words):
+  diffusion = config_lib.DiffusionConfig(**diffusion)
+  with pytest.raises(ValueError, match=words):
+    trained_on_crops(diffusion=diffusion)
+  # There is a level of noise where there is a low-res image alone.
+  sample = config_lib.SampleConfig(guidance_weight=1.0)
+  config_lib.StageConfig(diffusion=diffusion, sample=sample)
 
 
 def test_sizes_of_what_a_stage_takes_and_makes():

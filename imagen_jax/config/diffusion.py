@@ -103,12 +103,21 @@ class DiffusionConfig:
       self.weighting,
       ('plain', 'min_snr', 'truncated_snr', 'sigmoid'),
     )
-    # The SNR, by which such an error counts, goes to e^logsnr_max.
+    # An error in x is one in eps times the root of the SNR, which goes from
+    # e^logsnr_min to e^logsnr_max; v and edm are between the two.
+    if self.prediction in ('x', 'eps'):
+      require(
+        self.weighting != 'plain' or self.loss == self.prediction,
+        f'stage.diffusion.loss is {self.loss!r} with '
+        f'stage.diffusion.prediction {self.prediction!r}, an error that is '
+        f'enlarged without bound; accepted: {self.prediction!r}, or '
+        "stage.diffusion.weighting 'min_snr' or 'sigmoid'",
+      )
     require(
-      (self.prediction, self.loss, self.weighting) != ('x', 'eps', 'plain'),
-      "stage.diffusion.loss is 'eps' with stage.diffusion.prediction 'x', an "
-      "error that the SNR enlarges without bound; accepted: 'x', 'v', 'edm', "
-      "or a stage.diffusion.weighting other than 'plain'",
+      (self.prediction, self.weighting) != ('eps', 'truncated_snr'),
+      "stage.diffusion.weighting is 'truncated_snr' with "
+      "stage.diffusion.prediction 'eps', whose error it enlarges without "
+      "bound; accepted: 'plain', 'min_snr', 'sigmoid'",
     )
     at_least('stage.diffusion.shift_size', self.shift_size, 1)
     for name in ('edm_std', 'sigma_data', 'min_snr_gamma'):

@@ -52,6 +52,23 @@ class StageConfig:
       )
     if self.whole_size is not None:
       self._check_whole()
+    self._check_trained()
+
+  def _check_trained(self):
+    """Raises ValueError where sampling asks for what training leaves out."""
+    level, most = self.sample.aug_level, self.diffusion.aug_max
+    require(
+      self.lowres_size is None or level <= most,
+      f'stage.sample.aug_level is {level}, which is not trained; accepted: up '
+      f'to stage.diffusion.aug_max ({most})',
+    )
+    weight = self.sample.guidance_weight
+    require(
+      self.diffusion.text_drop > 0 or weight == 1,
+      f'stage.sample.guidance_weight is {weight} with '
+      'stage.diffusion.text_drop 0, so that nothing is trained without text; '
+      'accepted: 1, or a stage.diffusion.text_drop above 0',
+    )
 
   def _check_whole(self):
     """Raises ValueError unless the network can be run on larger pictures."""

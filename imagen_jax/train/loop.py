@@ -143,7 +143,7 @@ def train(
           _check_finite(interval, step, saved)
           values = interval.flush()
           values['data_wait_seconds'] = loader.wait_seconds - waited
-          values |= reading.metrics(read_before + _records_read(loader, config))
+          values |= reading.metrics(read_before + _read(loader, config, rows))
           waited = loader.wait_seconds
           writer.write(step, values)
           cut.say(writer)
@@ -155,7 +155,7 @@ def train(
         if signal or _is_time(step, config.train.checkpoint_every, config):
           # A state that is past mending must not displace a good one.
           _check_finite(interval, step, saved)
-          read = read_before + _records_read(loader, config)
+          read = read_before + _read(loader, config, rows)
           position = {
             'loader': loader.state(),
             'interval': interval.state(),
@@ -166,7 +166,7 @@ def train(
           saved = step
         if signal and step < config.train.num_steps:
           return Outcome(step, signal)
-      read = read_before + _records_read(loader, config)
+      read = read_before + _read(loader, config, rows)
       if left_out := reading.table(read, _tasks(config)):
         writer.say(f'records that were left out, on all hosts:\n{left_out}')
       # Their keys are known to the host that read them.
@@ -196,13 +196,14 @@ def _tasks(config):
   return [task.name for task in config.data.tasks]
 
 
-def _records_read(loader, config):
+def _read(loader, config, rows):
   """Records that hosts have read since they started; see `reading`.
 
   Those of batches that are prepared ahead are among them: of each resume a few
   are counted twice.
   """
-  return reading.over_hosts(loader.tally.counts(), _tasks(config))
+  copies = len(rows) * jax.process_count() // config.train.batch_size
+  return reading.over_hosts(loader.tally.counts(), _tasks(config), copies)
 
 
 def _to_batch(rows):

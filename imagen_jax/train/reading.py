@@ -7,7 +7,9 @@ import numpy as np
 _KINDS = ('seen', 'bad', 'dropped')
 
 
-def over_hosts(counts: dict[str, dict], tasks: list[str]) -> np.ndarray:
+def over_hosts(
+  counts: dict[str, dict], tasks: list[str], copies: int = 1
+) -> np.ndarray:
   """Sums of what every host counts.
 
   Each host reads its own share of the data, so that what is wrong with some
@@ -18,6 +20,7 @@ def over_hosts(counts: dict[str, dict], tasks: list[str]) -> np.ndarray:
     counts: this host's, from `data.tally.Tally.counts`, since it started; a
       task of which it has read nothing yet is absent.
     tasks: names of all tasks, in an order that all hosts have.
+    copies: hosts that read the same, as those do which share pictures.
 
   Returns:
     Records read, bad and dropped of each task, int64 [len(tasks), 3].
@@ -31,7 +34,7 @@ def over_hosts(counts: dict[str, dict], tasks: list[str]) -> np.ndarray:
     return here
   # As halves: without its 64-bit mode JAX would cut them off at two billion.
   every = multihost_utils.process_allgather(here.view(np.int32))
-  return np.ascontiguousarray(every).view(np.int64).sum(axis=0)
+  return np.ascontiguousarray(every).view(np.int64).sum(axis=0) // copies
 
 
 def as_state(totals: np.ndarray, tasks: list[str]) -> dict[str, list[int]]:
