@@ -161,11 +161,14 @@ class Spool:
     }
     output.write_json(f'{base}.json', note)
 
-  def is_complete(self) -> bool:
-    """Returns whether every host's runs are there."""
+  def missing(self) -> list[int]:
+    """Returns the runs, of all hosts, that are not there yet."""
     names = set(files.names(self.folder, 'run-', output.FIELD))
-    wanted = (os.path.basename(self._base(n)) for n in range(self.num_runs))
-    return all(f'{name}.json' in names for name in wanted)
+    return [
+      number
+      for number in range(self.num_runs)
+      if f'{os.path.basename(self._base(number))}.json' not in names
+    ]
 
   def counts(self) -> dict:
     """Returns sums over the runs: mentions, empty, and tokens.
