@@ -9,6 +9,7 @@ import fake_store
 import numpy as np
 import pytest
 
+from imagen_jax.text import manifest as manifest_lib
 from imagen_jax.text import output
 from imagen_jax.text import part as part_lib
 from imagen_jax.text import store as store_lib
@@ -363,3 +364,56 @@ def test_who_is_waited_for_is_said_once_a_minute(tmp_path, monkeypatch, caplog):
   assert said(0) == 3 * [
     f'{tmp_path}: waiting for the shards of 1 of 2 hosts, the first of host 1'
   ]
+
+
+class Doubled(fake_store.FakeEncoder):
+  """Another checkpoint."""
+
+  def encode_tokens(self, tokens, mask):
+    return 2 * super().encode_tokens(tokens, mask)
+
+
+def test_a_shard_that_another_plan_wrote_over_is_written_again(
+  tmp_path, monkeypatch
+):
+  fake_store.write(tmp_path / 'whole', shard_bytes=2000)
+  cut = tmp_path / 'cut'
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(manifest_lib, 'extended', kill)  # All shards have notes.
+    fake_store.write(cut, shard_bytes=2000)
+  (record,) = cut.glob('part-000/shard-000000*.array_record')
+  before = record.read_bytes()
+
+  def no_note(path, value):
+    if '/part-000/' in path:
+      raise KeyboardInterrupt
+    write_json(path, value)
+
+  write_json = output.write_json
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(output, 'write_json', no_note)
+    fake_store.write(
+      cut,
+      encoder=Doubled(),
+      identity=fake_store.IDENTITY | {'checkpoint': 'other'},
+      shard_bytes=2000,
+    )
+  assert record.read_bytes() != before
+  fake_store.write(cut, shard_bytes=2000)
+  assert fake_store.contents(cut) == fake_store.contents(tmp_path / 'whole')
+
+
+def test_a_host_that_encodes_again_is_not_said_to_be_done(
+  tmp_path, monkeypatch
+):
+  """The others would come to a barrier long before it does."""
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(manifest_lib, 'extended', kill)
+    fake_store.write(tmp_path, shard_bytes=2000)
+  assert list(tmp_path.glob('spool-*/done-*'))
+  next(tmp_path.glob('part-000/*.json')).unlink()  # As another plan does.
+  with pytest.raises(KeyboardInterrupt):
+    fake_store.write(
+      tmp_path, encoder=fake_store.FakeEncoder(fail_after=0), shard_bytes=2000
+    )
+  assert not list(tmp_path.glob('spool-*/done-*'))
