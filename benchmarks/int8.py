@@ -21,7 +21,7 @@ def cosines(stores, sources, max_length):
   """Returns the cosine of each token between two stores, float64 [n]."""
   found = []
   for source in sources:
-    captions = list(dict.fromkeys(source.read(0, len(source))))
+    captions = list(dict.fromkeys(source.read(range(len(source)))))
     for first in range(0, len(captions), 256):
       part = captions[first : first + 256]
       embed, mask = stores[0].lookup(part, max_length)

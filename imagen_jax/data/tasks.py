@@ -1,6 +1,7 @@
 """The tasks of a config as seqio Tasks, and their mixture."""
 
 from collections.abc import Iterator
+from collections.abc import Sequence
 import functools
 import hashlib
 import re
@@ -204,23 +205,20 @@ class Captions:
     digest.update(f'{records.split} {len(records)}'.encode())
     # What the dataset says of itself has sizes, not contents.
     step = -(-len(records) // _FINGERPRINTED)
-    for index in range(0, len(records), step):
-      digest.update('\0'.join(self.read(index, index + 1)).encode())
+    for found in records.captions_of(range(0, len(records), step)):
+      digest.update('\0'.join(found).encode())
     self.fingerprint = digest.hexdigest()[:32]
 
   def __len__(self) -> int:
     return len(self._records)
 
-  def read(self, start: int, stop: int) -> Iterator[str]:
-    """Yields the usable captions of the records `start` to `stop` - 1.
+  def read(self, indices: Sequence[int]) -> Iterator[str]:
+    """Yields the usable captions of records, in the records' order.
 
     Records without a usable one are left out, as they are in training.
     """
-    for index in range(start, stop):
-      try:
-        yield from self._records.captions(index)
-      except records_lib.BadRecordError:
-        continue
+    for found in self._records.captions_of(indices):
+      yield from found
 
 
 def captions(config: config_lib.Config) -> list[Captions]:

@@ -73,15 +73,21 @@ def read_json(paths: list[str]) -> list:
   return [None if each is None else json.loads(each) for each in found]
 
 
-def remove(path: str) -> None:
-  """Removes a file, if it is there."""
-  if not storage.is_bucket(path):
-    with contextlib.suppress(FileNotFoundError):
-      os.remove(path)
-    return
-  folder, _, name = path.rpartition('/')
+def remove(*paths: str) -> None:
+  """Removes files, those that are there; of a bucket side by side."""
+  opened, removing = {}, {}
   try:
-    _open(folder).write(name, None).result()
+    for path in paths:
+      if not storage.is_bucket(path):
+        with contextlib.suppress(FileNotFoundError):
+          os.remove(path)
+        continue
+      folder, _, name = path.rpartition('/')
+      if folder not in opened:
+        opened[folder] = _open(folder)
+      removing[path] = opened[folder].write(name, None)
+    for path in removing:
+      removing[path].result()
   except ValueError as error:
     raise _unwritable(path, error) from error
 

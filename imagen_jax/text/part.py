@@ -16,7 +16,7 @@ from imagen_jax.text import files
 from imagen_jax.text import manifest as manifest_lib
 from imagen_jax.text import output
 
-_NOTES = 1024  # Notes that are read at once.
+_NOTES = 1024  # Notes that are read, or removed, at once.
 
 
 class Part:
@@ -106,15 +106,23 @@ class Part:
       )
     return notes
 
-  def clean(self, notes: list[dict]) -> None:
-    """Removes what is not in the notes: these, and what killed runs left."""
-    wanted = {name for note in notes for name in note['sha256']}
-    folder = os.path.dirname(self._base(0))
-    found = files.names(folder, 'shard-', output.FIELD)
-    if not storage.is_bucket(folder):
-      found = os.listdir(folder)  # What storage calls hidden, too.
-    for name in set(found) - wanted:
-      output.remove(f'{folder}/{name}')
+
+def clean(path: str, number: int, notes: list[dict]) -> None:
+  """Removes what is not in a part's notes: these, and what killed runs left.
+
+  Args:
+    path: the store's folder, resolved.
+    number: of the part.
+    notes: of all its shards, or what the manifest has kept of them.
+  """
+  wanted = {name for note in notes for name in note['sha256']}
+  folder = os.path.dirname(manifest_lib.shard_path(path, number, 0, len(notes)))
+  found = files.names(folder, 'shard-', output.FIELD)
+  if found and not storage.is_bucket(folder):
+    found = os.listdir(folder)  # What storage calls hidden, too.
+  left = [f'{folder}/{name}' for name in set(found) - wanted]
+  for start in range(0, len(left), _NOTES):
+    output.remove(*left[start : start + _NOTES])
 
 
 def _write_records(name, records):

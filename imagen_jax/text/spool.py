@@ -12,6 +12,7 @@ group of shards.
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Sequence
 import os
 import typing
 
@@ -41,8 +42,12 @@ class Source(typing.Protocol):
   def __len__(self) -> int:
     """The number of records."""
 
-  def read(self, start: int, stop: int) -> Iterator[str]:
-    """Yields the captions of the records from `start` to before `stop`."""
+  def read(self, indices: Sequence[int]) -> Iterator[str]:
+    """Yields the captions of records, in their order.
+
+    All are asked for in one call, so that a source that is far away can read
+    many at once.
+    """
 
 
 class Listed:
@@ -59,9 +64,10 @@ class Listed:
   def __len__(self):
     return len(self._captions)
 
-  def read(self, start: int, stop: int) -> Iterator[str]:
-    """Yields captions `start` to `stop` - 1."""
-    yield from self._captions[start:stop]
+  def read(self, indices: Sequence[int]) -> Iterator[str]:
+    """Yields captions, in the order of their numbers."""
+    for index in indices:
+      yield self._captions[index]
 
 
 class Spool:
@@ -114,7 +120,7 @@ class Spool:
     for number in range(host[0], self.num_runs, host[1]):
       source, start, stop = self._plan[number]
       if f'{os.path.basename(self._base(number))}.json' not in names:
-        captions = source.read(start, stop)
+        captions = source.read(range(start, stop))
         self._write(number, captions, tokenizer, max_length, lacking)
       report(stop - start)
 
@@ -155,11 +161,14 @@ class Spool:
     }
     output.write_json(f'{base}.json', note)
 
-  def is_complete(self) -> bool:
-    """Returns whether every host's runs are there."""
+  def missing(self) -> list[int]:
+    """Returns the runs, of all hosts, that are not there yet."""
     names = set(files.names(self.folder, 'run-', output.FIELD))
-    wanted = (os.path.basename(self._base(n)) for n in range(self.num_runs))
-    return all(f'{name}.json' in names for name in wanted)
+    return [
+      number
+      for number in range(self.num_runs)
+      if f'{os.path.basename(self._base(number))}.json' not in names
+    ]
 
   def counts(self) -> dict:
     """Returns sums over the runs: mentions, empty, and tokens.

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import dataclasses
 import hashlib
 import json
+import logging
 import math
 import time
 
@@ -35,6 +36,9 @@ _GROUP_CAPTIONS = 2**18
 # Between looks at what other hosts have written; a thousand hosts look.
 _POLL_SECONDS = 0.5
 _POLL_SECONDS_BUCKET = 10.0
+# Between lines that say what is waited for: a host that has died is waited for
+# without end, and a person is to learn which.
+_SAY_SECONDS = 60.0
 
 
 @dataclasses.dataclass
@@ -116,15 +120,19 @@ def write(
   known = {source['fingerprint'] for source in manifest['sources']}
   sources = [s for s in sources if s.fingerprint not in known]
   if not sources:
+    # Done, by a run that may have been killed before it had cleaned up.
+    if host[0] == 0:
+      _clean(path, manifest)
+    barrier()
     return manifest
 
   job = _Job(path, manifest, sources, identity, rows, shapes, run_records)
   job.scan(encoder, host, report)
-  _wait(job.spool.is_complete, path)
+  _wait(lambda: job.lacking_runs(host[1]), path)
   job.plan(shard_bytes)
   if job.part.num_shards:
     job.encode(encoder, host, report)
-    _wait(lambda: job.is_complete(host[1]), path)
+    _wait(lambda: job.lacking_hosts(host[1]), path)
   barrier()
   # From here on no other host looks at the spool or at the shards' notes.
   if host[0] == 0:
@@ -133,11 +141,22 @@ def write(
   return manifest_lib.read(path)
 
 
-def _wait(ready, path):
-  """Waits for what other hosts write."""
+def _wait(lacking, path):
+  """Waits for what other hosts write: until `lacking()`, in words, is ''."""
   bucket = storage.is_bucket(path)
-  while not ready():
+  said = time.monotonic()
+  while words := lacking():
+    if time.monotonic() - said >= _SAY_SECONDS:
+      logging.warning('%s: waiting for %s', path, words)
+      said = time.monotonic()
     time.sleep(_POLL_SECONDS_BUCKET if bucket else _POLL_SECONDS)
+
+
+def _clean(path, manifest):
+  """Removes what has done its work, and what killed runs have left."""
+  output.remove_folders(path, 'spool-')
+  for number, part in enumerate(manifest['parts']):
+    part_lib.clean(path, number, part['shards'])
 
 
 class _Job:
@@ -216,11 +235,29 @@ class _Job:
     """Returns the name of the file that says that a host is done."""
     return f'done-{self._plan[:16]}-{host:06d}-of-{num_hosts:06d}.json'
 
-  def is_complete(self, num_hosts):
-    """Returns whether every host's shards are there."""
+  def lacking_runs(self, num_hosts):
+    """Returns which runs are not there yet, in words; '' where all are."""
+    missing = self.spool.missing()
+    if not missing:
+      return ''
+    return (
+      f'{len(missing)} of {self.spool.num_runs} runs of the scan, the first '
+      f'of host {missing[0] % num_hosts} of {num_hosts}'
+    )
+
+  def lacking_hosts(self, num_hosts):
+    """Returns which hosts' shards are not there yet, in words, or ''."""
     names = set(files.names(self._folder, 'done-', output.FIELD))
-    return all(
-      self._done(host, num_hosts) in names for host in range(num_hosts)
+    missing = [
+      host
+      for host in range(num_hosts)
+      if self._done(host, num_hosts) not in names
+    ]
+    if not missing:
+      return ''
+    return (
+      f'the shards of {len(missing)} of {num_hosts} hosts, the first of host '
+      f'{missing[0]}'
     )
 
   def encode(self, encoder, host, report):
@@ -285,10 +322,7 @@ class _Job:
       self._manifest, self._sources, self._counts, notes, self._rows
     )
     output.write_json(f'{self._path}/{manifest_lib.MANIFEST}', manifest)
-    # What has done its work, and what a killed run has left.
-    output.remove_folders(self._path, 'spool-')
-    if notes:
-      self.part.clean(notes)
+    _clean(self._path, manifest)
 
 
 def _hash(value) -> str:

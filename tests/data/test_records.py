@@ -1,3 +1,5 @@
+import threading
+
 import numpy as np
 import pytest
 
@@ -167,6 +169,47 @@ def test_a_record_that_storage_refuses_is_not_bad(toy, tmp_path, monkeypatch):
   ):
     records.read(0)
   assert sum(waited[3:]) >= 100
+
+
+class FarSource:
+  """Twenty records without end, given when `together` of them are asked for."""
+
+  def __init__(self, source, together):
+    self._source = source
+    self._barrier = threading.Barrier(together)
+    self._lock = threading.Lock()
+    self.under_way = self.most = 0
+
+  def __getitem__(self, index):
+    with self._lock:
+      self.under_way += 1
+      self.most = max(self.most, self.under_way)
+    try:
+      self._barrier.wait(30)
+    except threading.BrokenBarrierError:  # A RuntimeError: tried again else.
+      raise AssertionError(f'{self.most} reads at once') from None
+    with self._lock:
+      self.under_way -= 1
+    return self._source[index % 20]
+
+
+@pytest.mark.parametrize('bucket, together', [(True, 64), (False, 1)])
+def test_captions_of_a_bucket_are_read_side_by_side(
+  twenty, monkeypatch, bucket, together
+):
+  records = open_records(twenty)
+  records._source = far = FarSource(records._source, together)
+  monkeypatch.setattr(storage, 'is_bucket', lambda path: bucket)
+  found = list(records.captions_of(range(3 * 64)))
+  assert found == [(f'picture {n % 20}',) for n in range(3 * 64)]
+  assert far.most == together
+
+
+def test_a_record_without_captions_keeps_its_place(toy, tmp_path):
+  examples = [toy.example(0), toy.example(1, captions=['']), toy.example(2)]
+  records = open_records(toy.write(tmp_path / 'some', {'train': examples}))
+  found = list(records.captions_of([2, 1, 0]))
+  assert found == [('picture 2',), (), ('picture 0',)]
 
 
 def test_a_missing_folder_is_refused():

@@ -71,7 +71,7 @@ def all_captions(config):
   return [
     caption
     for source in tasks_lib.captions(config)
-    for caption in source.read(0, len(source))
+    for caption in source.read(range(len(source)))
   ]
 
 

@@ -115,6 +115,40 @@ def test_an_empty_text_is_finite():
   assert jnp.isfinite(outputs).all()
 
 
+# As their papers write them: relu, GELU by tanh, and x times its sigmoid.
+GATES = {
+  'relu': lambda x: np.maximum(x, 0),
+  'gelu': lambda x: (
+    x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))) / 2
+  ),
+  'silu': lambda x: x / (1 + np.exp(-x)),
+}
+
+
+@pytest.mark.parametrize(
+  'activation', ['relu', 'gated-gelu', 'gated-silu', 'gated-relu']
+)
+def test_the_mlp_is_the_formula(activation):
+  """UL2's, gated-silu, is in none of the golden models."""
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(2, 3, 4)) * 2
+  gated = activation.startswith('gated-')
+  names = ['wi_0', 'wi_1'] if gated else ['wi']
+  kernels = {name: rng.normal(size=(4, 6)) for name in names}
+  kernels['wo'] = rng.normal(size=(6, 4))
+  h = GATES[activation.removeprefix('gated-')](x @ kernels[names[0]])
+  if gated:
+    h = h * (x @ kernels['wi_1'])
+  params = {
+    name: {'kernel': np.float32(kernel)} for name, kernel in kernels.items()
+  }
+  with jax.default_matmul_precision('highest'):
+    found = t5.Mlp(6, activation, jnp.float32).apply(
+      {'params': params}, np.float32(x)
+    )
+  np.testing.assert_allclose(found, h @ kernels['wo'], rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
 def test_the_result_is_of_the_modules_dtype(dtype):
   module = dataclasses.replace(TINY, dtype=dtype)

@@ -54,6 +54,21 @@ def test_encodes_golden_tokens(text, golden):
   assert not np.asarray(embed)[~mask].any()
 
 
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_float32_means_float32_on_accelerators_too(text, dtype):
+  """A CPU gives the same numbers in any case; what it is told differs."""
+  encoder = encoder_lib.TextEncoder(dataclasses.replace(text, dtype=dtype))
+  apply, lowered = encoder._apply, []
+  encoder._apply = lambda *args: lowered.append(apply.lower(*args).as_text())
+  encoder.encode_tokens(np.ones((1, 8), np.int32), np.ones((1, 8), bool))
+  products = [
+    line for line in lowered[0].splitlines() if 'stablehlo.dot_general' in line
+  ]
+  assert products
+  precise = dtype == 'float32'
+  assert all(('HIGHEST' in line) == precise for line in products)
+
+
 def test_shapes_and_padding_of_captions(text):
   captions = ['red', 'a blue square', 'x' * 17]
   cond = encoder_lib.TextEncoder(text).encode(captions)

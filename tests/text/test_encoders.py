@@ -64,6 +64,20 @@ def test_descendants_have_the_sizes_of_1_1(family, size):
   assert f'/{family}_{size}/checkpoint_1' in row.checkpoint
 
 
+def test_every_t5_has_the_activation_of_its_family():
+  """Two gated ones have the same parameters: no checkpoint tells them apart."""
+  first = {'small', 'base', 'large', '3B', '11B'}
+  for name, row in encoders.TABLE.items():
+    if row.family != 't5':
+      continue
+    expected = 'gated-gelu'
+    if name in ('ul2', 'flan_ul2'):
+      expected = 'gated-silu'
+    elif name.removeprefix('t5_') in first:
+      expected = 'relu'
+    assert encoders.build(row).activation == row.activation == expected, name
+
+
 def test_minilm_has_22_million_parameters():
   params = encoders.abstract_params(encoders.get('minilm_l6'))
   pooler = 384 * 384 + 384  # The published 22,713,216 count it.

@@ -69,9 +69,34 @@ def test_removing(place, tmp_path):
   assert found == [tmp_path / 'spooled' / 'b']
 
 
+def test_many_are_removed_from_a_bucket_side_by_side(monkeypatch):
+  """All deletes are started before one is waited for, in one opened store."""
+  said = []
+
+  class Removed:
+    def result(self):
+      said.append('waited')
+
+  class Store:
+    def write(self, name, value):
+      assert value is None
+      said.append(name)
+      return Removed()
+
+  def opened(folder):
+    said.append(folder)
+    return Store()
+
+  monkeypatch.setattr(output, '_open', opened)
+  output.remove('gs://b/c/x', 'gs://b/c/y', 'gs://b/c/z')
+  assert said == ['gs://b/c', 'x', 'y', 'z', 'waited', 'waited', 'waited']
+
+
 def test_a_bucket_that_refuses_is_told_in_one_line():
   with pytest.raises(
     ValueError, match='^--out gs://b/a cannot be written: '
   ) as e:
     output.write('gs://b/a', b'')  # No bucket has so short a name.
   assert '\n' not in str(e.value)
+  with pytest.raises(ValueError, match='^--out gs://b/a cannot be written: '):
+    output.remove('gs://b/a', 'gs://b/c')

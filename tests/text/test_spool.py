@@ -75,16 +75,16 @@ def test_hosts_share_the_runs_and_finished_ones_are_kept(tmp_path):
   class Counted(spool_lib.Listed):
     reads = []
 
-    def read(self, start, stop):
-      self.reads.append((start, stop))
-      return super().read(start, stop)
+    def read(self, indices):
+      self.reads.append((indices[0], indices[-1] + 1))
+      return super().read(indices)
 
   source = Counted(CAPTIONS)
   spool, _ = scanned(tmp_path, [source], 400, host=(1, 2))
-  assert not spool.is_complete()
+  assert spool.missing() == [0, 2]
   assert source.reads == [(400, 800)]
   spool, _ = scanned(tmp_path, [source], 400, host=(0, 1))
-  assert spool.is_complete()
+  assert not spool.missing()
   assert source.reads == [(400, 800), (0, 400), (800, 1000)]
 
 
@@ -96,8 +96,8 @@ class Endless:
   def __len__(self):
     return 20_000
 
-  def read(self, start, stop):
-    for i in range(start, stop):
+  def read(self, indices):
+    for i in indices:
       yield f'{i // 2} ' * 200
 
 

@@ -189,6 +189,21 @@ def test_captions_known_to_be_missing_are_told(tmp_path):
     store.check_covers([more], most=51)
 
 
+def test_a_source_is_looked_at_in_one_call(tmp_path):
+  """So that one in a bucket can read its records side by side."""
+  asked = []
+
+  class Source(spool_lib.Listed):
+    def read(self, indices):
+      asked.append(list(indices))
+      return super().read(indices)
+
+  fake_store.write(tmp_path)
+  store = store_lib.EmbeddingStore(tmp_path)
+  store.check_covers([Source(fake_store.CAPTIONS[:50])], most=20)
+  assert asked == [list(range(0, 50, 3))]
+
+
 def test_keys_spread_evenly_over_shards_in_order():
   keys = np.sort(manifest_lib.keys_of([str(i) for i in range(4000)]))
   shards = manifest_lib.shards_of(keys, 7)

@@ -170,6 +170,20 @@ def test_keys_out_of_order_and_counts_are_found(store):
   assert reason == f'{n - 1} records, {n - 1} keys; {n} by the manifest'
 
 
+def test_a_token_too_few_is_found(store):
+  """A record that is sound, and shorter than the one that was written."""
+  records, keys = read(store)
+  row = max(range(len(records)), key=lambda row: len(records[row]))
+  _, embed = codec.decode(records[row], 4, 'int8')
+  records[row] = codec.encode(keys[row], embed[:-1], 'int8')
+  rewrite(store, records)
+  _, wrong = verify_lib.verify(str(store))
+  ((reason,),) = wrong.values()
+  notes = manifest_lib.read(str(store))['parts'][0]['shards']
+  expected = notes[1]['tokens']
+  assert reason == f'{expected - 1} tokens; {expected} by the manifest'
+
+
 def test_keys_of_another_shard_are_found(store):
   records, keys = read(store)
   (other,) = store.glob('part-000/shard-000000*.npy')

@@ -9,7 +9,11 @@ import fake_store
 import numpy as np
 import pytest
 
+from imagen_jax.text import manifest as manifest_lib
+from imagen_jax.text import output
+from imagen_jax.text import part as part_lib
 from imagen_jax.text import store as store_lib
+from imagen_jax.text import write_store
 
 
 def test_the_manifest_counts(tmp_path):
@@ -245,3 +249,171 @@ def test_shards_of_other_rows_are_not_taken(tmp_path):
   )
   assert encoder.rows == 200
   assert manifest['parts'][0]['rows'] == 8
+
+
+def kill(*_):
+  raise KeyboardInterrupt
+
+
+def kill_amid(remove):
+  """Returns `remove`, killed after the first half of what it is given."""
+
+  def removed(*paths):
+    remove(*sorted(paths)[: len(paths) // 2])
+    raise KeyboardInterrupt
+
+  return removed
+
+
+def stop_cleaning(monkeypatch, where):
+  """A run that is killed in `where` has written the manifest."""
+  if where == 'remove_folders':
+    monkeypatch.setattr(output, 'remove_folders', kill)
+  elif where == 'clean':
+    monkeypatch.setattr(part_lib, 'clean', kill)
+  else:
+    remove = output.remove
+    # One file alone is what `encode` removes.
+    amid = kill_amid(remove)
+    monkeypatch.setattr(
+      output, 'remove', lambda *p: (amid if len(p) > 1 else remove)(*p)
+    )
+
+
+@pytest.mark.parametrize('where', ['remove_folders', 'clean', 'amid clean'])
+@pytest.mark.parametrize('bucket', [False, True])
+def test_what_a_kill_in_the_cleaning_left_goes_with_the_next_run(
+  where, bucket, folder_bucket, tmp_path, monkeypatch
+):
+  path = 'gs://bucket/s' if bucket else str(tmp_path / 's')
+  folder = folder_bucket / 's' if bucket else tmp_path / 's'
+  fake_store.write(tmp_path / 'whole', shard_bytes=2000)
+  whole = fake_store.contents(tmp_path / 'whole')
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    stop_cleaning(patch, where)
+    fake_store.write(path, shard_bytes=2000)
+  left = fake_store.contents(folder)
+  assert left.keys() > whole.keys()
+  assert left['manifest.json'] == whole['manifest.json']
+  encoder = fake_store.FakeEncoder()
+  fake_store.write(path, encoder=encoder, shard_bytes=2000)
+  assert fake_store.contents(folder) == whole
+  assert not encoder.shapes
+
+
+def test_a_run_that_adds_a_part_cleans_those_before(tmp_path, monkeypatch):
+  some = fake_store.CAPTIONS[:120]
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(part_lib, 'clean', kill)
+    fake_store.write(tmp_path / 'cut', some)
+  assert list(tmp_path.glob('cut/part-000/*.json'))
+  fake_store.write(tmp_path / 'cut')
+  for captions in (some, fake_store.CAPTIONS):
+    fake_store.write(tmp_path / 'whole', captions)
+  assert fake_store.contents(tmp_path / 'cut') == fake_store.contents(
+    tmp_path / 'whole'
+  )
+
+
+def test_hosts_leave_when_the_first_has_cleaned_up(tmp_path, monkeypatch):
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(output, 'remove_folders', kill)
+    fake_store.write(tmp_path)
+
+  def run(host, barrier):
+    left = []
+
+    def waited():
+      left.append(list(tmp_path.glob('spool-*')))
+      barrier()
+
+    fake_store.write(tmp_path, host=host, barrier=waited)
+    return left
+
+  first, *others = on_hosts(3, run)
+  assert first == [[]]
+  assert [len(left) for left in others] == [1, 1]
+
+
+def test_who_is_waited_for_is_said_once_a_minute(tmp_path, monkeypatch, caplog):
+  now = 0.0
+
+  def sleep(seconds):
+    nonlocal now
+    now += seconds
+    if now > 200:
+      raise KeyboardInterrupt
+
+  monkeypatch.setattr(write_store.time, 'monotonic', lambda: now)
+  monkeypatch.setattr(write_store.time, 'sleep', sleep)
+
+  def said(host):
+    nonlocal now
+    now = 0.0
+    caplog.clear()
+    with pytest.raises(KeyboardInterrupt):
+      fake_store.write(
+        tmp_path, run_records=30, shard_bytes=2000, host=(host, 2)
+      )
+    return [record.getMessage() for record in caplog.records]
+
+  assert said(1) == 3 * [
+    f'{tmp_path}: waiting for 4 of 7 runs of the scan, the first of host 0 of 2'
+  ]
+  # Host 1 has died, after its share of the scan.
+  assert said(0) == 3 * [
+    f'{tmp_path}: waiting for the shards of 1 of 2 hosts, the first of host 1'
+  ]
+
+
+class Doubled(fake_store.FakeEncoder):
+  """Another checkpoint."""
+
+  def encode_tokens(self, tokens, mask):
+    return 2 * super().encode_tokens(tokens, mask)
+
+
+def test_a_shard_that_another_plan_wrote_over_is_written_again(
+  tmp_path, monkeypatch
+):
+  fake_store.write(tmp_path / 'whole', shard_bytes=2000)
+  cut = tmp_path / 'cut'
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(manifest_lib, 'extended', kill)  # All shards have notes.
+    fake_store.write(cut, shard_bytes=2000)
+  (record,) = cut.glob('part-000/shard-000000*.array_record')
+  before = record.read_bytes()
+
+  def no_note(path, value):
+    if '/part-000/' in path:
+      raise KeyboardInterrupt
+    write_json(path, value)
+
+  write_json = output.write_json
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(output, 'write_json', no_note)
+    fake_store.write(
+      cut,
+      encoder=Doubled(),
+      identity=fake_store.IDENTITY | {'checkpoint': 'other'},
+      shard_bytes=2000,
+    )
+  assert record.read_bytes() != before
+  fake_store.write(cut, shard_bytes=2000)
+  assert fake_store.contents(cut) == fake_store.contents(tmp_path / 'whole')
+
+
+def test_a_host_that_encodes_again_is_not_said_to_be_done(
+  tmp_path, monkeypatch
+):
+  """The others would come to a barrier long before it does."""
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(manifest_lib, 'extended', kill)
+    fake_store.write(tmp_path, shard_bytes=2000)
+  assert list(tmp_path.glob('spool-*/done-*'))
+  next(tmp_path.glob('part-000/*.json')).unlink()  # As another plan does.
+  with pytest.raises(KeyboardInterrupt):
+    fake_store.write(
+      tmp_path, encoder=fake_store.FakeEncoder(fail_after=0), shard_bytes=2000
+    )
+  assert not list(tmp_path.glob('spool-*/done-*'))

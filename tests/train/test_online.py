@@ -135,7 +135,7 @@ def test_captions_that_the_store_lacks_are_told_before_the_first_step(
   short = str(tmp_path / 'short')
   (source, *_) = tasks.captions(cfg)
   source.fingerprint = 'some of it'
-  source.read, read = lambda start, stop: read(start, stop - 5), source.read
+  source.read, read = lambda indices: read(indices[:-5]), source.read
   write_store.write(
     short,
     [source],
