@@ -12,7 +12,7 @@ _HELD = 4
 
 
 def in_order(function: Callable, items: Iterable, threads: int) -> Iterator:
-  """Yields function(item) of each item, in their order.
+  """Returns function(item) of each item, in their order.
 
   At most `threads` are under way, and a few times as many results are held.
   Items are taken as they are needed, so that there may be any number of them.
@@ -24,8 +24,11 @@ def in_order(function: Callable, items: Iterable, threads: int) -> Iterator:
     threads: 1 calls it in the caller's own, when its result is asked for.
   """
   if threads == 1:
-    yield from map(function, items)
-    return
+    return map(function, items)
+  return _side_by_side(function, items, threads)
+
+
+def _side_by_side(function, items, threads):
   pool = futures.ThreadPoolExecutor(threads)
   started = collections.deque()
   try:

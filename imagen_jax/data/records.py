@@ -185,7 +185,7 @@ class Records:
     return _good_captions(self._features(index)[self._captions])
 
   def captions_of(self, indices: Sequence[int]) -> Iterator[tuple[str, ...]]:
-    """Yields the usable captions of records, in their order; () for none.
+    """Returns the usable captions of records, in their order; () for none.
 
     Of a bucket many records are read at once, of a disk one after the other.
     """
@@ -197,7 +197,7 @@ class Records:
         return ()
 
     threads = _READS if storage.is_bucket(self._path) else 1
-    yield from ahead.in_order(of, indices, threads)
+    return ahead.in_order(of, indices, threads)
 
   def key(self, index: int) -> str:
     """Returns the name of a record, or '#number' where it has none."""
