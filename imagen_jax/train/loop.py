@@ -155,6 +155,9 @@ def train(
         if signal or _is_time(step, config.train.checkpoint_every, config):
           # A state that is past mending must not displace a good one.
           _check_finite(interval, step, saved)
+          # Before the save: a run that resumes from it does not write these
+          # metrics again.
+          writer.flush()
           read = read_before + _read(loader, config, rows)
           position = {
             'loader': loader.state(),
@@ -162,7 +165,6 @@ def train(
             'read': reading.as_state(read, _tasks(config)),
           }
           checkpointer.save(state, position, config, identity)
-          writer.flush()
           saved = step
         if signal and step < config.train.num_steps:
           return Outcome(step, signal)

@@ -90,7 +90,7 @@ class MetricWriter:
   def flush(self):
     """Returns when all that was written would survive the process.
 
-    To be called with a checkpoint: a run that resumes from it does not write
+    To be called before a checkpoint: a run that resumes from it does not write
     again what came before. A bucket that cannot be written is no reason to
     lose the checkpoint: it is said, and the files are copied later.
     """
