@@ -3,7 +3,7 @@
 #
 #   bash launch/test.sh                       # all that take seconds
 #   bash launch/test.sh -m slow               # the others
-#   bash launch/test.sh tests/test_config.py  # any arguments of pytest
+#   bash launch/test.sh tests/config          # any arguments of pytest
 #
 # TEST_WORKERS says how many run at a time (2); VENV and PYTHON are
 # install.sh's.

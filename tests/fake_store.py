@@ -1,6 +1,8 @@
 """Stores of small, known embeddings, as the tests of stores write them."""
 
+from concurrent import futures
 import pathlib
+import threading
 
 import ml_dtypes
 import numpy as np
@@ -73,3 +75,15 @@ def contents(path):
     for file in pathlib.Path(path).glob('**/*')
     if file.is_file()
   }
+
+
+def on_hosts(num, run):
+  """Calls run(host, barrier) for each host, in threads."""
+  barrier = threading.Barrier(num, timeout=60)
+  with futures.ThreadPoolExecutor(num) as pool:
+    started = [pool.submit(run, (i, num), barrier.wait) for i in range(num)]
+    return [each.result() for each in started]
+
+
+def kill(*_):
+  raise KeyboardInterrupt

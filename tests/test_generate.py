@@ -1,26 +1,20 @@
 """The chain of stages, from captions to files."""
 
-import dataclasses
-import json
 import pathlib
 import shutil
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 import pytest
+import sampled
+from sampled import PROMPTS
+from sampled import pixels
 
 from imagen_jax import config as config_lib
 from imagen_jax import export
 from imagen_jax import generate
 from imagen_jax import sharding
-from imagen_jax import structs
-from imagen_jax.diffusion import process
-from imagen_jax.train import checkpoint
-from imagen_jax.train import state as state_lib
-
-PROMPTS = ['a red circle', 'two blue squares', 'a large green star']
 
 
 @pytest.fixture(scope='module')
@@ -35,29 +29,11 @@ def cascade(exports):
 def run(exports, tiny_encoder, tmp_path):
   """Samples into a folder of `tmp_path`; returns it and its lines."""
 
-  def run(name, prompts=PROMPTS, rows=('base',), **options):
-    options = {
-      'num': 1,
-      'guidance_weights': [None],
-      'steps': None,
-      'sampler': None,
-      'seed': 0,
-      'batch_size': 8,
-      'text_checkpoint': None,
-      **options,
-    }
-    out = tmp_path / name
+  def run(name, rows=('base',), **options):
     folders = [exports[row] for row in rows]
-    generate.generate(folders, prompts, str(out), **options)
-    lines = (out / 'samples.jsonl').read_text().splitlines()
-    return out, [json.loads(line) for line in lines]
+    return sampled.sample(folders, tmp_path / name, **options)
 
   return run
-
-
-def pixels(out, line):
-  with Image.open(out / line['file']) as image:
-    return np.asarray(image).astype(int)
 
 
 def test_two_stages_make_a_labelled_grid(run):
@@ -117,133 +93,6 @@ def test_devices_may_share_a_picture(cascade, exports, tiny_encoder):
   np.testing.assert_allclose(found, cascade(keys, encoded, weights), atol=1e-4)
 
 
-@pytest.fixture(scope='module')
-def crops(exports, tmp_path_factory):
-  """A stage trained on 32-pixel crops of 64-pixel pictures, exported."""
-  folder = tmp_path_factory.mktemp('crops')
-  sr = config_lib.from_json(
-    (pathlib.Path(exports['sr']) / 'config.json').read_text()
-  )
-  unet = dataclasses.replace(sr.stage.unet, design='efficient')
-  # Static, so that the estimate of a single step can be told by hand.
-  sample = dataclasses.replace(sr.stage.sample, num_steps=1, threshold='static')
-  stage = dataclasses.replace(
-    sr.stage,
-    name='tiny64',
-    image_size=32,
-    lowres_size=16,
-    whole_size=64,
-    unet=unet,
-    sample=sample,
-  )
-  cfg = dataclasses.replace(sr, stage=stage)
-  shapes = sharding.unbox(state_lib.abstract_params(cfg))
-  rng = np.random.default_rng(5)
-  params = jax.tree.map(
-    lambda s: jnp.asarray(rng.normal(0, 0.2, s.shape), s.dtype), shapes
-  )
-  with checkpoint.Checkpointer(str(folder / 'run')) as checkpointer:
-    state = state_lib.TrainState(jnp.int32(1), params, params, ())
-    identity = export.load_weights(exports['sr']).text_identity
-    checkpointer.save(state, {}, cfg, identity)
-  export.export_weights(str(folder / 'run'), str(folder / 'out'))
-  return str(folder / 'out')
-
-
-@pytest.fixture(scope='module')
-def three(exports, crops):
-  return [
-    export.load_weights(f) for f in (exports['base'], exports['sr'], crops)
-  ]
-
-
-def drawn(stages, layout, tiny_encoder, count=2):
-  cascade = generate.Cascade(stages, sharding.make_mesh(layout), layout)
-  prompts = PROMPTS[:count]
-  encoded = tiny_encoder(cascade.text).encode(prompts)
-  keys = generate._keys(0, prompts, [0] * count)
-  weights = np.full((len(stages), count), 3.0)
-  # A key is for one use, but what is drawn is drawn again by hand.
-  found = cascade(jax.random.clone(keys), encoded, weights)
-  return np.asarray(found), keys, encoded
-
-
-def test_a_stage_trained_on_crops_makes_whole_pictures(three, tiny_encoder):
-  """By one call of its network on the whole, told by hand."""
-  layout = config_lib.MeshConfig()
-  found, keys, text = drawn(three, layout, tiny_encoder)
-  assert found.shape == (2, 64, 64, 3)
-  lowres, _, _ = drawn(three[:2], layout, tiny_encoder)
-  assert lowres.shape == (2, 32, 32, 3)
-
-  stage, params = three[2].stage, three[2].params
-  network = state_lib.make_network(stage)
-  shape = (64, 64, 3)
-
-  def draw(key):
-    noise, aug = jax.random.split(jax.random.fold_in(key, 2))
-    z = jax.random.normal(jax.random.fold_in(noise, 0), shape)
-    return z, jax.random.normal(aug, shape)
-
-  z, eps = jax.vmap(draw)(keys)
-  level = np.float32(-2 * np.log(np.tan(np.pi / 2 * stage.sample.aug_level)))
-  large = jax.image.resize(lowres, z.shape, 'bilinear')
-  cond = structs.Cond(
-    text,
-    lowres=process.diffuse(large, eps, jnp.full(2, level)),
-    aug_logsnr=jnp.full(2, level),
-  )
-  logsnr = jnp.full(2, stage.diffusion.logsnr_min)
-  with_text, without = (
-    network.apply({'params': params}, z, logsnr, given)
-    for given in (cond, cond.replace(text=jax.tree.map(jnp.zeros_like, text)))
-  )
-  v = without + 3 * (with_text - without)
-  alpha, sigma = process.alpha_sigma(logsnr[0])
-  expected = jnp.clip(alpha * z - sigma * v, -1, 1)
-  np.testing.assert_allclose(found, expected, atol=1e-4)
-  assert found.std() > 0.1 and abs(found[0] - found[1]).max() > 0.1
-
-
-@pytest.mark.parametrize('devices', [2, 4])
-def test_devices_may_share_a_whole_picture(devices, three, tiny_encoder):
-  alone, _, _ = drawn(three, config_lib.MeshConfig(), tiny_encoder)
-  layout = config_lib.MeshConfig(data=-1, fsdp=devices, height='fsdp')
-  found, _, _ = drawn(three, layout, tiny_encoder)
-  np.testing.assert_allclose(found, alone, atol=1e-4)
-
-
-def test_a_stage_trained_on_crops_is_for_its_place(three):
-  mesh = sharding.make_mesh(config_lib.MeshConfig())
-  words = "stage 'tiny64' takes 32 where the stage before it makes 16"
-  with pytest.raises(ValueError, match=words):
-    generate.Cascade([three[0], three[2]], mesh)
-
-
-def test_three_stages_from_files_to_files(
-  run, exports, crops, monkeypatch, tmp_path
-):
-  """From a picture, half of which is kept: at the whole's size."""
-  monkeypatch.setitem(exports, 'crops', crops)
-  whole = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
-  Image.fromarray(whole).save(tmp_path / 'image.png')
-  mask = np.zeros((64, 64), np.uint8)
-  mask[:, 32:] = 255
-  Image.fromarray(mask).save(tmp_path / 'mask.png')
-  out, lines = run(
-    'out',
-    rows=('base', 'sr', 'crops'),
-    devices_per_image=2,
-    num=4,
-    image=str(tmp_path / 'image.png'),
-    mask=str(tmp_path / 'mask.png'),
-    strength=[1, 1, 1],
-  )
-  assert len(lines) == 12
-  for line in lines:
-    assert abs(pixels(out, line)[:, :32] - whole[:, :32]).max() <= 1
-
-
 def test_weights_of_guidance_are_per_picture(cascade, tiny_encoder):
   encoded = tiny_encoder(cascade.text).encode(PROMPTS[:1] * 3)
   keys = generate._keys(0, PROMPTS[:1] * 3, [0, 0, 0])
@@ -273,6 +122,28 @@ def test_settings_of_sampling_reach_the_stages(run):
   picture = pixels(out, lines[0])
   assert abs(pixels(more, changed[0]) - picture).max() > 8
   assert abs(pixels(noisy, ancestral[0]) - picture).max() > 8
+
+
+def test_all_that_is_asked_of_sampling_is_given_on(run, monkeypatch):
+  asked = {
+    'preset': 'fast',
+    'settings': ['rho=3'],
+    'steps': [5, 6],
+    'sampler': 'heun',
+    'strength': [0.5, 1],
+    'resample': 2,
+  }
+  given = {}
+
+  def take(stages, **options):
+    given.update(options, names=[stage.stage.name for stage in stages])
+    raise StopIteration
+
+  monkeypatch.setattr(generate.settings_lib, 'apply', take)
+  with pytest.raises(StopIteration):
+    run('out', rows=('base', 'sr'), **asked)
+  names = ['tiny16', 'tiny32']
+  assert given == {**asked, 'image': None, 'mask': None, 'names': names}
 
 
 def test_zero_is_a_weight_of_guidance(run):
@@ -354,58 +225,6 @@ def test_a_grid_of_many_pictures_stays_small(run, monkeypatch):
   assert shown == [(2, [PROMPTS[0]] * 2)]
 
 
-def sampled_with(monkeypatch):
-  """The sampling settings of the stages that a run would compile."""
-  found = []
-
-  class Stop(Exception):
-    pass
-
-  def take(stages, mesh, layout):
-    found.extend(stage.stage.sample for stage in stages)
-    raise Stop
-
-  monkeypatch.setattr(generate, 'Cascade', take)
-  return found, Stop
-
-
-@pytest.mark.parametrize(
-  'options, expected',
-  [
-    ({}, [('ddim', 2, 'time')] * 2),
-    (
-      {'preset': 'reference'},
-      [('ancestral', 256, 'time'), ('ancestral', 128, 'time')],
-    ),
-    (
-      {'preset': 'reference', 'steps': [5, 6], 'sampler': 'heun'},
-      [('heun', 5, 'karras'), ('heun', 6, 'karras')],
-    ),
-    ({'sampler': 'heun'}, [('heun', 2, 'karras')] * 2),
-    (
-      {'sampler': 'heun', 'settings': ['tiny32.spacing=logsnr']},
-      [('heun', 2, 'karras'), ('heun', 2, 'logsnr')],
-    ),
-    (
-      {'preset': 'reference', 'settings': ['num_steps=9', 'spacing=karras']},
-      [('ancestral', 9, 'karras')] * 2,
-    ),
-    (
-      {'settings': ['num_steps=9', 'tiny32.num_steps=7'], 'steps': None},
-      [('ddim', 9, 'time'), ('ddim', 7, 'time')],
-    ),
-  ],
-)
-def test_presets_settings_and_flags_in_this_order(
-  options, expected, run, monkeypatch
-):
-  found, stop = sampled_with(monkeypatch)
-  with pytest.raises(stop):
-    run('out', rows=('base', 'sr'), **options)
-  settings = [(s.sampler, s.num_steps, s.spacing) for s in found]
-  assert settings == expected
-
-
 @pytest.mark.parametrize('share, height', [(1, 'none'), (4, 'fsdp')])
 def test_devices_share_a_picture_by_its_rows(share, height, run, monkeypatch):
   found = []
@@ -418,76 +237,6 @@ def test_devices_share_a_picture_by_its_rows(share, height, run, monkeypatch):
   with pytest.raises(StopIteration):
     run('out', rows=('base',), devices_per_image=share)
   assert found == [share, height]
-
-
-@pytest.fixture
-def picture(tmp_path):
-  """Options of a picture to start from, and of one with a mask."""
-  for name in ('image.png', 'mask.png'):
-    Image.new('L', (32, 32), 255).save(tmp_path / name)
-  image = {'image': str(tmp_path / 'image.png')}
-  return {'image': image, 'mask': {**image, 'mask': str(tmp_path / 'mask.png')}}
-
-
-@pytest.mark.parametrize(
-  'which, options, expected',
-  [
-    ('image', {}, [(0.6, 1)] * 2),
-    ('image', {'settings': ['strength=0.3']}, [(0.3, 1)] * 2),
-    ('image', {'settings': ['tiny32.strength=1']}, [(0.6, 1), (1, 1)]),
-    (
-      'image',
-      {'settings': ['strength=0.3'], 'strength': [0.7, 0.8]},
-      [(0.7, 1), (0.8, 1)],
-    ),
-    ('mask', {}, [(1, 1)] * 2),
-    ('mask', {'settings': ['resample=8', 'strength=0.5']}, [(0.5, 8)] * 2),
-    ('mask', {'settings': ['resample=8'], 'resample': 2}, [(1, 2)] * 2),
-  ],
-)
-def test_settings_of_a_picture_to_start_from(
-  which, options, expected, picture, run, monkeypatch
-):
-  found, stop = sampled_with(monkeypatch)
-  with pytest.raises(stop):
-    run('out', rows=('base', 'sr'), **picture[which], **options)
-  assert [(s.strength, s.resample) for s in found] == expected
-
-
-@pytest.mark.parametrize(
-  'which, setting, words',
-  [
-    (None, 'strength=0.5', '--set strength is 0.5 without --init-image; acc'),
-    ('image', 'resample=4', '--set resample is 4 without --mask; accepted'),
-    ('image', 'tiny32.resample_jump=2', '--set resample_jump is 2 without --m'),
-    ('image', 'strength=1', 'strength is 1 of every stage without --mask: no'),
-  ],
-)
-def test_settings_that_could_not_tell_are_refused(
-  which, setting, words, picture, run
-):
-  options = picture[which] if which else {}
-  with pytest.raises(ValueError, match=words):
-    run('out', rows=('base', 'sr'), settings=[setting], **options)
-
-
-@pytest.mark.parametrize(
-  'setting, words',
-  [
-    ('spacing', "--set is 'spacing'; accepted: FIELD=VALUE, or STAGE.FIELD"),
-    ('big.rho=1', "--set is 'big.rho=1'; .* STAGE of tiny16, tiny32"),
-    ('spacings=x', 'spacings: no such field; did you mean .*spacing?'),
-    ('spacing=even', "stage.sample.spacing is 'even'; accepted: 'time'"),
-    (
-      'sampler=heun',
-      "spacing is 'time' with .*sampler 'heun'; accepted: 'karras', 'logsnr'",
-    ),
-    ('rho=many', '--set stage.sample.rho=many: accepted: float'),
-  ],
-)
-def test_settings_that_are_none_are_refused(setting, words, run):
-  with pytest.raises(ValueError, match=words):
-    run('out', rows=('base', 'sr'), settings=[setting])
 
 
 def test_a_picture_is_kept_outside_of_the_mask(run, tmp_path):

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_stages import UNET
+from tiny_stages import normal
 
 from imagen_jax import cascade
 from imagen_jax import config
@@ -14,26 +16,12 @@ from imagen_jax import structs
 from imagen_jax.diffusion import augmentation
 from imagen_jax.diffusion import process
 
-UNET = config.UNetConfig(
-  design='efficient',
-  channels=(8,),
-  num_res_blocks=(1,),
-  self_attention=(False,),
-  text_attention=(False,),
-  head_dim=4,
-  embed_dim=8,
-  num_groups=4,
-)
 SR = config.StageConfig(
   image_size=8,
   lowres_size=4,
   unet=UNET,
   sample=config.SampleConfig(num_steps=3, threshold='static', aug_level=0.4),
 )
-
-
-def normal(seed, *shape):
-  return jax.random.normal(jax.random.key(seed), shape)
 
 
 def corrupt(lowres, eps, level, **diffusion):

@@ -7,7 +7,6 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from imagen_jax import storage
 from imagen_jax.text import codec
 from imagen_jax.text import manifest as manifest_lib
 from imagen_jax.text import spool as spool_lib
@@ -39,10 +38,13 @@ class Encoder:
 
 @pytest.fixture
 def store(tmp_path):
-  sources = [spool_lib.Listed(CAPTIONS)]
-  path = str(tmp_path)
-  write_store.write(path, sources, Encoder(), IDENTITY, shard_bytes=1000)
+  write(tmp_path)
   return tmp_path
+
+
+def write(path):
+  sources = [spool_lib.Listed(CAPTIONS)]
+  write_store.write(str(path), sources, Encoder(), IDENTITY, shard_bytes=1000)
 
 
 def rewrite(store, records, keys=None):
@@ -115,27 +117,15 @@ def test_missing_files_are_found(store):
   assert [r.split(': ')[1] for r in reasons] == ['missing'] * 2
 
 
-def test_a_bucket_is_verified_as_a_folder_is(store, monkeypatch):
-  local = lambda path: path.replace('gs://bucket', str(store))
-  kvstore = storage.kvstore
-  monkeypatch.setattr(
-    storage,
-    'kvstore',
-    lambda path, *, folder: kvstore(local(path), folder=folder),
-  )
-  opened = verify_lib.array_record_module.ArrayRecordReader
-  monkeypatch.setattr(
-    verify_lib.array_record_module,
-    'ArrayRecordReader',
-    lambda path, **options: opened(local(path), **options),
-  )
+def test_a_bucket_is_verified_as_a_folder_is(folder_bucket):
+  write(folder_bucket)
   _, wrong = verify_lib.verify('gs://bucket')
   assert not wrong
-  (name,) = store.glob('part-000/shard-000001*.array_record')
+  (name,) = folder_bucket.glob('part-000/shard-000001*.array_record')
   contents = bytearray(name.read_bytes())
   contents[70_000] ^= 1
   name.write_bytes(contents)
-  (index,) = store.glob('part-000/shard-000002*.npy')
+  (index,) = folder_bucket.glob('part-000/shard-000002*.npy')
   index.unlink()
   _, wrong = verify_lib.verify('gs://bucket')
   first, second = wrong.values()

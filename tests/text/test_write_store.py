@@ -1,9 +1,7 @@
 """The store of embeddings: written, added to, interrupted, by many hosts."""
 
-from concurrent import futures
 import hashlib
 import json
-import threading
 
 import fake_store
 import numpy as np
@@ -11,7 +9,6 @@ import pytest
 
 from imagen_jax.text import manifest as manifest_lib
 from imagen_jax.text import output
-from imagen_jax.text import part as part_lib
 from imagen_jax.text import store as store_lib
 from imagen_jax.text import write_store
 
@@ -111,14 +108,6 @@ def test_a_stale_shard_is_not_taken(shard_bytes, tmp_path):
   assert len(found) == 1 + 2 * len(manifest['parts'][0]['shards'])
 
 
-def on_hosts(num, run):
-  """Calls run(host, barrier) for each host, in threads."""
-  barrier = threading.Barrier(num, timeout=60)
-  with futures.ThreadPoolExecutor(num) as pool:
-    started = [pool.submit(run, (i, num), barrier.wait) for i in range(num)]
-    return [each.result() for each in started]
-
-
 def test_three_hosts_write_what_one_does(tmp_path):
   options = {'shard_bytes': 2000, 'run_records': 30}
   fake_store.write(tmp_path / 'one', **options)
@@ -133,7 +122,7 @@ def test_three_hosts_write_what_one_does(tmp_path):
       **options,
     )
 
-  first, *others = on_hosts(3, run)
+  first, *others = fake_store.on_hosts(3, run)
   assert all(other == first for other in others)
   assert fake_store.contents(tmp_path / 'three') == fake_store.contents(
     tmp_path / 'one'
@@ -199,7 +188,7 @@ def test_a_bucket_gets_the_same_bytes(folder_bucket, tmp_path):
       address, some, encoder, host=host, barrier=barrier, **options
     )
 
-  on_hosts(3, run)
+  fake_store.on_hosts(3, run)
   assert 0 < sum(encoder.rows for encoder in encoders) < 150
   fake_store.write(address, fake_store.CAPTIONS, **options)
   for captions in (some, fake_store.CAPTIONS):
@@ -251,90 +240,6 @@ def test_shards_of_other_rows_are_not_taken(tmp_path):
   assert manifest['parts'][0]['rows'] == 8
 
 
-def kill(*_):
-  raise KeyboardInterrupt
-
-
-def kill_amid(remove):
-  """Returns `remove`, killed after the first half of what it is given."""
-
-  def removed(*paths):
-    remove(*sorted(paths)[: len(paths) // 2])
-    raise KeyboardInterrupt
-
-  return removed
-
-
-def stop_cleaning(monkeypatch, where):
-  """A run that is killed in `where` has written the manifest."""
-  if where == 'remove_folders':
-    monkeypatch.setattr(output, 'remove_folders', kill)
-  elif where == 'clean':
-    monkeypatch.setattr(part_lib, 'clean', kill)
-  else:
-    remove = output.remove
-    # One file alone is what `encode` removes.
-    amid = kill_amid(remove)
-    monkeypatch.setattr(
-      output, 'remove', lambda *p: (amid if len(p) > 1 else remove)(*p)
-    )
-
-
-@pytest.mark.parametrize('where', ['remove_folders', 'clean', 'amid clean'])
-@pytest.mark.parametrize('bucket', [False, True])
-def test_what_a_kill_in_the_cleaning_left_goes_with_the_next_run(
-  where, bucket, folder_bucket, tmp_path, monkeypatch
-):
-  path = 'gs://bucket/s' if bucket else str(tmp_path / 's')
-  folder = folder_bucket / 's' if bucket else tmp_path / 's'
-  fake_store.write(tmp_path / 'whole', shard_bytes=2000)
-  whole = fake_store.contents(tmp_path / 'whole')
-  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-    stop_cleaning(patch, where)
-    fake_store.write(path, shard_bytes=2000)
-  left = fake_store.contents(folder)
-  assert left.keys() > whole.keys()
-  assert left['manifest.json'] == whole['manifest.json']
-  encoder = fake_store.FakeEncoder()
-  fake_store.write(path, encoder=encoder, shard_bytes=2000)
-  assert fake_store.contents(folder) == whole
-  assert not encoder.shapes
-
-
-def test_a_run_that_adds_a_part_cleans_those_before(tmp_path, monkeypatch):
-  some = fake_store.CAPTIONS[:120]
-  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-    patch.setattr(part_lib, 'clean', kill)
-    fake_store.write(tmp_path / 'cut', some)
-  assert list(tmp_path.glob('cut/part-000/*.json'))
-  fake_store.write(tmp_path / 'cut')
-  for captions in (some, fake_store.CAPTIONS):
-    fake_store.write(tmp_path / 'whole', captions)
-  assert fake_store.contents(tmp_path / 'cut') == fake_store.contents(
-    tmp_path / 'whole'
-  )
-
-
-def test_hosts_leave_when_the_first_has_cleaned_up(tmp_path, monkeypatch):
-  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-    patch.setattr(output, 'remove_folders', kill)
-    fake_store.write(tmp_path)
-
-  def run(host, barrier):
-    left = []
-
-    def waited():
-      left.append(list(tmp_path.glob('spool-*')))
-      barrier()
-
-    fake_store.write(tmp_path, host=host, barrier=waited)
-    return left
-
-  first, *others = on_hosts(3, run)
-  assert first == [[]]
-  assert [len(left) for left in others] == [1, 1]
-
-
 def test_who_is_waited_for_is_said_once_a_minute(tmp_path, monkeypatch, caplog):
   now = 0.0
 
@@ -379,7 +284,8 @@ def test_a_shard_that_another_plan_wrote_over_is_written_again(
   fake_store.write(tmp_path / 'whole', shard_bytes=2000)
   cut = tmp_path / 'cut'
   with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-    patch.setattr(manifest_lib, 'extended', kill)  # All shards have notes.
+    # All shards have notes.
+    patch.setattr(manifest_lib, 'extended', fake_store.kill)
     fake_store.write(cut, shard_bytes=2000)
   (record,) = cut.glob('part-000/shard-000000*.array_record')
   before = record.read_bytes()
@@ -408,7 +314,7 @@ def test_a_host_that_encodes_again_is_not_said_to_be_done(
 ):
   """The others would come to a barrier long before it does."""
   with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-    patch.setattr(manifest_lib, 'extended', kill)
+    patch.setattr(manifest_lib, 'extended', fake_store.kill)
     fake_store.write(tmp_path, shard_bytes=2000)
   assert list(tmp_path.glob('spool-*/done-*'))
   next(tmp_path.glob('part-000/*.json')).unlink()  # As another plan does.
