@@ -18,7 +18,7 @@ from imagen_jax import config
 from imagen_jax import editing
 from imagen_jax import export
 from imagen_jax import grid
-from imagen_jax import settings as settings_lib
+from imagen_jax import sampling_settings
 from imagen_jax import sharding
 from imagen_jax import storage
 from imagen_jax import structs
@@ -157,7 +157,7 @@ def generate(
   """
   pictures = editing.open_pictures(image, mask) if image else None
   stages = [export.load_weights(folder) for folder in weights]
-  stages = settings_lib.apply(
+  stages = sampling_settings.apply(
     stages,
     preset=preset,
     settings=settings,

@@ -61,6 +61,16 @@ def kvstore(path: str, *, folder: bool) -> dict:
   return {'driver': 'file', 'path': path.rstrip('/') + end}
 
 
+def open_folder(path: str) -> ts.KvStore:
+  """Returns the files of a folder, by name: gs://... or an absolute path.
+
+  Raises:
+    ValueError: where TensorStore takes no such address.
+  """
+  spec = kvstore(path, folder=True)
+  return ts.KvStore.open(spec, context=CONTEXT).result()
+
+
 def read(path, field: str) -> bytes | None:
   """Returns the bytes of a file, or None where there is none.
 
@@ -148,7 +158,6 @@ def refusal(field: str, path: str, verb: str, error) -> ValueError:
 
 
 def _open(path):
-  """Returns the TensorStore of a path's folder, and the name inside."""
+  """Returns the files of a path's folder, and the name inside."""
   folder, _, name = path.rpartition('/')
-  spec = kvstore(folder, folder=True)
-  return ts.KvStore.open(spec, context=CONTEXT).result(), name
+  return open_folder(folder), name

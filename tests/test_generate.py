@@ -139,7 +139,7 @@ def test_all_that_is_asked_of_sampling_is_given_on(run, monkeypatch):
     given.update(options, names=[stage.stage.name for stage in stages])
     raise StopIteration
 
-  monkeypatch.setattr(generate.settings_lib, 'apply', take)
+  monkeypatch.setattr(generate.sampling_settings, 'apply', take)
   with pytest.raises(StopIteration):
     run('out', rows=('base', 'sr'), **asked)
   names = ['tiny16', 'tiny32']

@@ -53,7 +53,7 @@ FLOORS = {
   'imagen_jax.describe': 4,
   'imagen_jax.precompile': 4,
   'imagen_jax.train.loop': 4,
-  'imagen_jax.settings': 1,
+  'imagen_jax.sampling_settings': 1,
   'imagen_jax.generate': 4,
   'imagen_jax.cli': 5,
   'imagen_jax.__main__': 6,

@@ -106,12 +106,13 @@ class DiffusionConfig:
     # An error in x is one in eps times the root of the SNR, which goes from
     # e^logsnr_min to e^logsnr_max; v and edm are between the two.
     if self.prediction in ('x', 'eps'):
+      more = "'truncated_snr', " if self.prediction == 'x' else ''
       require(
         self.weighting != 'plain' or self.loss == self.prediction,
         f'stage.diffusion.loss is {self.loss!r} with '
         f'stage.diffusion.prediction {self.prediction!r}, an error that is '
         f'enlarged without bound; accepted: {self.prediction!r}, or '
-        "stage.diffusion.weighting 'min_snr' or 'sigmoid'",
+        f"stage.diffusion.weighting {more}'min_snr' or 'sigmoid'",
       )
     require(
       (self.prediction, self.weighting) != ('eps', 'truncated_snr'),

@@ -168,12 +168,17 @@ class Records:
 
     The same wherever the dataset lies; another for other pictures or captions.
     """
-    digest = hashlib.sha256(str(len(self)).encode())
-    for index in range(0, len(self), -(-len(self) // _FINGERPRINTED)):
+
+    def of(index):
       try:
-        digest.update(hashlib.sha256(self._bytes(index)).digest())
+        return hashlib.sha256(self._bytes(index)).digest()
       except BadRecordError:
-        digest.update(b'unreadable')
+        return b'unreadable'
+
+    digest = hashlib.sha256(str(len(self)).encode())
+    some = range(0, len(self), -(-len(self) // _FINGERPRINTED))
+    for found in self._each(of, some):
+      digest.update(found)
     return digest.hexdigest()[:32]
 
   def captions(self, index: int) -> tuple[str, ...]:
@@ -185,10 +190,7 @@ class Records:
     return _good_captions(self._features(index)[self._captions])
 
   def captions_of(self, indices: Sequence[int]) -> Iterator[tuple[str, ...]]:
-    """Returns the usable captions of records, in their order; () for none.
-
-    Of a bucket many records are read at once, of a disk one after the other.
-    """
+    """Returns the usable captions of records, in their order; () for none."""
 
     def of(index):
       try:
@@ -196,6 +198,10 @@ class Records:
       except BadRecordError:
         return ()
 
+    return self._each(of, indices)
+
+  def _each(self, of, indices):
+    """of(index) of each, in order: of a bucket many at once, of a disk one."""
     threads = _READS if storage.is_bucket(self._path) else 1
     return ahead.in_order(of, indices, threads)
 

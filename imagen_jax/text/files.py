@@ -86,8 +86,7 @@ def read_spans(
     for path, start, stop in spans:
       folder, _, name = path.rpartition('/')
       if folder not in opened:
-        spec = storage.kvstore(folder, folder=True)
-        opened[folder] = ts.KvStore.open(spec, context=storage.CONTEXT).result()
+        opened[folder] = storage.open_folder(folder)
       part = slice(start, stop)
       reading.append(opened[folder].read(name, byte_range=part))
     results = [future.result() for future in reading]
@@ -109,10 +108,7 @@ def names(path: str, prefix: str, field: str) -> list[str]:
   if not storage.is_bucket(path) and not os.path.isdir(path):
     return []
   try:
-    store = ts.KvStore.open(
-      storage.kvstore(path, folder=True), context=storage.CONTEXT
-    )
-    store = store.result()
+    store = storage.open_folder(path)
     span = ts.KvStore.KeyRange(prefix, after(prefix))
     keys = store.list(span).result()
     if not keys:

@@ -34,7 +34,7 @@ def write(path: str, contents: bytes) -> None:
     return
   folder, _, name = path.rpartition('/')
   try:
-    _open(folder).write(name, contents).result()
+    storage.open_folder(folder).write(name, contents).result()
   except ValueError as error:
     raise _unwritable(path, error) from error
 
@@ -84,7 +84,7 @@ def remove(*paths: str) -> None:
         continue
       folder, _, name = path.rpartition('/')
       if folder not in opened:
-        opened[folder] = _open(folder)
+        opened[folder] = storage.open_folder(folder)
       removing[path] = opened[folder].write(name, None)
     for path in removing:
       removing[path].result()
@@ -101,19 +101,13 @@ def remove_folders(path: str, prefix: str) -> None:
     return
   try:
     keys = ts.KvStore.KeyRange(prefix, files.after(prefix))
-    _open(path).delete_range(keys).result()
+    storage.open_folder(path).delete_range(keys).result()
   except ValueError as error:
     raise _unwritable(path, error) from error
 
 
-def _open(folder):
-  spec = storage.kvstore(folder, folder=True)
-  return ts.KvStore.open(spec, context=storage.CONTEXT).result()
-
-
 def _unwritable(path, error):
-  reason = str(error).split('\n')[0].split(' [')[0]
+  reason = storage.refusal(FIELD, path, 'written', error)
   return ValueError(
-    f'{FIELD} {path} cannot be written: {reason}; accepted: a folder, or a '
-    'bucket that this machine may write'
+    f'{reason}; accepted: a folder, or a bucket that this machine may write'
   )

@@ -3,7 +3,7 @@
 import pytest
 
 from imagen_jax import export
-from imagen_jax import settings as settings_lib
+from imagen_jax import sampling_settings
 
 # Of a picture to start from, of one with a mask, and of none.
 PICTURE = {
@@ -20,7 +20,7 @@ def stages(exports):
 
 def samples(stages, **options):
   """The stages' `SampleConfig`s, with what is asked for."""
-  return [s.stage.sample for s in settings_lib.apply(stages, **options)]
+  return [s.stage.sample for s in sampling_settings.apply(stages, **options)]
 
 
 @pytest.mark.parametrize(
