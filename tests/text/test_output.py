@@ -87,7 +87,7 @@ def test_many_are_removed_from_a_bucket_side_by_side(monkeypatch):
     said.append(folder)
     return Store()
 
-  monkeypatch.setattr(output, '_open', opened)
+  monkeypatch.setattr(output.storage, 'open_folder', opened)
   output.remove('gs://b/c/x', 'gs://b/c/y', 'gs://b/c/z')
   assert said == ['gs://b/c', 'x', 'y', 'z', 'waited', 'waited', 'waited']
 
