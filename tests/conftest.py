@@ -192,22 +192,11 @@ def tiny_t5_xxl(tiny, monkeypatch):
   Returns:
     {address in a bucket: the local path that takes its place}, to be added to.
   """
+  from letters import Letters
+
   from imagen_jax import storage
   from imagen_jax.text import encoders
   from imagen_jax.text import tokenizer as tokenizer_lib
-
-  class Letters(tokenizer_lib.Tokenizer):
-    """A token a letter, in the vocabulary of the golden T5."""
-
-    num_special = 1
-
-    def __init__(self):
-      super().__init__(b'letters', 100)
-
-    def _encode(self, captions, max_length):
-      ids = [[ord(c) % 98 + 2 for c in caption] for caption in captions]
-      cut = [len(i) >= max_length for i in ids]
-      return [i[: max_length - 1] + [1] for i in ids], cut
 
   published = encoders.TABLE['t5_1_1_xxl'].checkpoint
   golden = pathlib.Path(tiny).parent / 't5x-tiny' / 't5_1_1'

@@ -1,6 +1,7 @@
 """`imagen-jax encode` in processes of its own: one, four, and killed."""
 
 import contextlib
+import pathlib
 import re
 import signal
 import socket
@@ -22,18 +23,8 @@ import imagen_jax
 from imagen_jax.cli import main
 from imagen_jax.text import encoders, spool, tokenizer
 
-
-class Letters(tokenizer.Tokenizer):
-  num_special = 1
-
-  def __init__(self):
-    super().__init__(b'letters', 100)
-
-  def _encode(self, captions, max_length):
-    ids = [[ord(c) % 98 + 2 for c in caption] for caption in captions]
-    cut = [len(i) >= max_length for i in ids]
-    return [i[: max_length - 1] + [1] for i in ids], cut
-
+sys.path.append(TESTS)
+from letters import Letters
 
 tokenizer.load = lambda text: Letters()
 encoders.TABLE['tiny'] = encoders.Encoder(
@@ -49,6 +40,7 @@ sys.exit(main.main(sys.argv[1:]))
 """
 NUM = 1500  # Captions; about 70 shards of SHARD_BYTES.
 SHARD_BYTES = 20_000
+TESTS = pathlib.Path(__file__).parents[1]
 
 
 @pytest.fixture(scope='module')
@@ -71,7 +63,8 @@ def started(folder, name, num=1, devices=1):
   with socket.socket() as free:
     free.bind(('localhost', 0))
     address = f'localhost:{free.getsockname()[1]}'
-  argv = [sys.executable, '-c', PROGRAM.replace('NUM', str(NUM)), 'encode']
+  program = PROGRAM.replace('NUM', str(NUM)).replace('TESTS', f'{str(TESTS)!r}')
+  argv = [sys.executable, '-c', program, 'encode']
   argv += ['--config', str(folder / 'config.py'), '--out', str(folder / name)]
   argv += ['--set', f'mesh.simulated_devices={devices}']
   argv += ['--shard-bytes', str(SHARD_BYTES)]

@@ -6,6 +6,7 @@ import logging
 
 import jax
 import jax.numpy as jnp
+from letters import Letters
 import numpy as np
 import pytest
 
@@ -14,20 +15,6 @@ from imagen_jax import sharding
 from imagen_jax.text import encoder as encoder_lib
 from imagen_jax.text import identity
 from imagen_jax.text import tokenizer as tokenizer_lib
-
-
-class Letters(tokenizer_lib.Tokenizer):
-  """A token a letter, in the vocabulary of the golden models."""
-
-  num_special = 1
-
-  def __init__(self):
-    super().__init__(b'letters', 100)
-
-  def _encode(self, captions, max_length):
-    ids = [[ord(c) % 100 + 2 for c in caption] for caption in captions]
-    cut = [len(i) >= max_length for i in ids]
-    return [i[: max_length - 1] + [1] for i in ids], cut
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import types
 
+from letters import Letters
 import ml_dtypes
 import numpy as np
 import pytest
@@ -15,21 +16,6 @@ from imagen_jax.text import spool as spool_lib
 from imagen_jax.text import store as store_lib
 from imagen_jax.text import tokenizer as tokenizer_lib
 from imagen_jax.text import write_store
-
-
-class Letters(tokenizer_lib.Tokenizer):
-  """A token a letter, in the vocabulary of the golden models."""
-
-  num_special = 1
-
-  def __init__(self):
-    super().__init__(b'letters', 100)
-
-  def _encode(self, captions, max_length):
-    ids = [[ord(c) % 98 + 2 for c in caption] for caption in captions]
-    cut = [len(i) >= max_length for i in ids]
-    return [i[: max_length - 1] + [1] for i in ids], cut
-
 
 CAPTIONS = [f'{"a picture of"[: i % 12]} {i}' for i in range(90)]
 

@@ -5,6 +5,7 @@ import pathlib
 import re
 import shutil
 
+from letters import Letters
 import pytest
 
 from imagen_jax import config as config_lib
@@ -16,20 +17,6 @@ from imagen_jax.text import store as store_lib
 from imagen_jax.text import tokenizer as tokenizer_lib
 from imagen_jax.text import write_store
 from imagen_jax.train import loop
-
-
-class Letters(tokenizer_lib.Tokenizer):
-  """A token a letter, in the vocabulary of the golden models."""
-
-  num_special = 1
-
-  def __init__(self):
-    super().__init__(b'letters', 100)
-
-  def _encode(self, captions, max_length):
-    ids = [[ord(c) % 98 + 2 for c in caption] for caption in captions]
-    cut = [len(i) >= max_length for i in ids]
-    return [i[: max_length - 1] + [1] for i in ids], cut
 
 
 @pytest.fixture(scope='module')
