@@ -7,6 +7,7 @@ opens no dataset and imports nothing but the standard library.
 from imagen_jax.config.diffusion import DiffusionConfig
 from imagen_jax.config.files import load
 from imagen_jax.config.inputs import DataConfig
+from imagen_jax.config.inputs import FilterConfig
 from imagen_jax.config.inputs import TaskConfig
 from imagen_jax.config.inputs import TextConfig
 from imagen_jax.config.json_form import from_json
@@ -26,6 +27,7 @@ __all__ = [
   'Config',
   'DataConfig',
   'DiffusionConfig',
+  'FilterConfig',
   'MeshConfig',
   'OptimizerConfig',
   'RUNTIME_FIELDS',

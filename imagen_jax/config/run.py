@@ -104,6 +104,8 @@ class TrainConfig:
 
   Attributes:
     batch_size: examples a step, over all devices.
+    microbatches: parts of the batch that go through the network in turn, their
+      gradients added up: less memory and more time for the same step.
     num_steps: updates in all.
     seed: of parameters, noise and data order.
     ema_decay: of the averaged weights; approached as (1 + n) / (10 + n).
@@ -112,9 +114,12 @@ class TrainConfig:
     keep_checkpoints: how many are kept.
     sample_every: steps between sample grids; 0 makes none.
     num_samples: held-out captions that a sample grid shows.
+    stall_factor: a step that takes so many times the median of a step, and five
+      minutes, has the stacks of its host's threads written; 0 never does.
   """
 
   batch_size: int = 2048
+  microbatches: int = 1
   num_steps: int = 2_500_000
   seed: int = 0
   ema_decay: float = 0.9999
@@ -123,10 +128,12 @@ class TrainConfig:
   keep_checkpoints: int = 3
   sample_every: int = 5000
   num_samples: int = 16
+  stall_factor: float = 20.0
 
   def __post_init__(self):
     for name in (
       'batch_size',
+      'microbatches',
       'num_steps',
       'log_every',
       'checkpoint_every',
@@ -136,6 +143,15 @@ class TrainConfig:
       at_least(f'train.{name}', getattr(self, name), 1)
     at_least('train.sample_every', self.sample_every, 0)
     at_least('train.seed', self.seed, 0)
+    require(
+      self.stall_factor == 0 or 1 <= self.stall_factor < math.inf,
+      f'train.stall_factor is {self.stall_factor}; accepted: 0, or 1 or more',
+    )
+    require(
+      self.batch_size % self.microbatches == 0,
+      f'train.microbatches is {self.microbatches} with train.batch_size '
+      f'{self.batch_size}; accepted: what divides that',
+    )
     require(
       0 <= self.ema_decay < 1,
       f'train.ema_decay is {self.ema_decay!r}; accepted: [0, 1)',

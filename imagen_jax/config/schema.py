@@ -37,9 +37,12 @@ RUNTIME_FIELDS = (
   'text.vocabulary',
   'data.prefetch',
   'data.tasks.*.path',
+  'data.tasks.*.index',
+  'train.microbatches',
   'train.log_every',
   'train.checkpoint_every',
   'train.keep_checkpoints',
+  'train.stall_factor',
   'train.sample_every',
   'train.num_samples',
 )

@@ -1,5 +1,6 @@
 """What a person wants to know about a config's data before training on it."""
 
+from collections.abc import Callable
 from collections.abc import Iterator
 import dataclasses
 import time
@@ -22,8 +23,27 @@ _SPEED_ROWS = 64
 _SHEET_WIDTH = 1600
 
 
+def of_task(config: config_lib.Config, name: str) -> config_lib.Config:
+  """Returns the config with one of its tasks alone.
+
+  Raises:
+    ValueError: where it has no such task.
+  """
+  tasks = tuple(task for task in config.data.tasks if task.name == name)
+  if not tasks:
+    names = [task.name for task in config.data.tasks]
+    raise ValueError(f'--task is {name!r}; accepted: one of {names}')
+  return dataclasses.replace(
+    config, data=dataclasses.replace(config.data, tasks=tasks)
+  )
+
+
 def describe(
-  config: config_lib.Config, *, scan: int, seconds: float = _SECONDS
+  config: config_lib.Config,
+  *,
+  scan: int,
+  seconds: float = _SECONDS,
+  count: Callable[[list[str]], list[int]] | None = None,
 ) -> Iterator[str]:
   """Yields the lines of a report on the data of `config`.
 
@@ -31,11 +51,13 @@ def describe(
     config: the run.
     scan: how many records of each split are read, evenly spread.
     seconds: for how long the reading speed is measured; 0 leaves it out.
+    count: returns how many tokens captions have, uncut; None leaves it out.
 
   Raises:
     ValueError: where the tasks are missing or wrong, or too many of the
       records are bad.
   """
+  longest = config.text.max_length
   total = sum(task.rate for task in config.data.tasks)
   # Told, not enforced: a report is for looking at bad data, too.
   tally = tally_lib.Tally(max_bad_share=1.0)
@@ -46,6 +68,8 @@ def describe(
       captions, sizes = _scan(records, scan, tally)
       yield f'  {records.split}: {len(records):,} records'
       yield f'    captions: {_describe_captions(captions)}'
+      if count and captions:
+        yield f'    tokens: {_describe_tokens(count(captions), longest)}'
       yield f'    pictures: {_describe_sizes(sizes)}'
   bad, dropped = tally.table(), tally.dropped_table()
   yield f'bad records:\n{bad}' if bad else 'bad records: none'
@@ -69,7 +93,7 @@ def _scan(records, scan, tally):
     else:
       tally.add_good(records.name)
       captions.extend(record.captions)
-      sizes.append(record.image.shape[:2])
+      sizes.append((record.picture.height, record.picture.width))
   return captions, sizes
 
 
@@ -80,6 +104,16 @@ def _describe_captions(captions):
   return (
     f'{len(set(captions)):,} distinct among {len(captions):,} read, '
     f'{min(words)} to {max(words)} words (mean {np.mean(words):.1f})'
+  )
+
+
+def _describe_tokens(lengths, longest):
+  lengths = np.array(lengths)
+  cut = (lengths > longest).mean()
+  return (
+    f'{lengths.min()} to {lengths.max()} (mean {lengths.mean():.1f}, 95% have '
+    f'at most {np.percentile(lengths, 95, method="higher")}), {cut:.1%} over '
+    f'text.max_length ({longest}) and cut'
   )
 
 

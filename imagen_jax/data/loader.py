@@ -3,10 +3,12 @@
 Step n's global batch holds the slots n * batch_size to (n + 1) * batch_size;
 a loader makes some of its rows. Which examples those are, and how they are
 cropped, is a function of the seed and the slot (see `order.py`), so the whole
-position of a run in its data is a step number.
+position of a run in its data is a step number, and at which slots the rates of
+its mixture were changed.
 """
 
 from collections.abc import Sequence
+import dataclasses
 import time
 
 import numpy as np
@@ -17,6 +19,7 @@ from imagen_jax.data import order as order_lib
 from imagen_jax.data import pipeline
 from imagen_jax.data import plan as plan_lib
 from imagen_jax.data import records as records_lib
+from imagen_jax.data import squares as squares_lib
 from imagen_jax.data import tally as tally_lib
 from imagen_jax.data import tasks as tasks_lib
 from imagen_jax.data import worker
@@ -107,6 +110,8 @@ class Loader:
         for name in ('caption', 'key'):
           batch[name] = [text.decode() for text in batch[name]]
         batch.pop('seed', None)
+        for name in {'image', 'lowres'} & batch.keys():
+          batch[name] = squares_lib.floats(batch[name])
         if self._store is not None:
           embed, mask = self._store.lookup(batch['caption'], self._max_length)
           batch['text_embed'], batch['text_mask'] = embed, mask
@@ -129,6 +134,10 @@ class Loader:
       'step': self._step,
       'order_version': order_lib.VERSION,
       'examples': dict(zip(order.names, order.sizes)),
+      'mixture': [
+        [slot, dict(zip(order.names, rates))]
+        for slot, rates in ((0, order.rates), *order.changes)
+      ],
       'fingerprints': {
         name: task.source.records(split).fingerprint
         for name, task, split in zip(
@@ -137,12 +146,24 @@ class Loader:
       },
     }
 
-  def restore(self, state: dict, *, allow_other_data: bool = False):
+  def restore(
+    self,
+    state: dict,
+    *,
+    allow_other_data: bool = False,
+    rates: dict[str, float] | None = None,
+  ):
     """Goes to a position that `state` returned, however far away.
 
+    Where the rates of the tasks are others now, they are so from the first
+    batch after the position on; what came before is as it was.
+
     Args:
-      state: the position; one of before 0.1.0 has no fingerprints.
+      state: the position; one of before 0.1.0 has no fingerprints and no
+        mixture.
       allow_other_data: go on though as many examples are others.
+      rates: of the tasks, when a state that has no mixture was made; None is
+        those of now.
 
     Raises:
       ValueError: where the data is no longer what the position was in.
@@ -160,6 +181,18 @@ class Loader:
         )
     self.close()
     self._step = state['step']
+    order = self._plan.order
+    last = order.changes[-1][1] if order.changes else order.rates
+    rates = rates or dict(zip(order.names, last))
+    first, *later = state.get('mixture', [[0, rates]])
+    in_order = lambda named: tuple(named[name] for name in order.names)
+    order = dataclasses.replace(
+      order,
+      rates=in_order(first[1]),
+      changes=tuple((slot, in_order(named)) for slot, named in later),
+    )
+    slot = self._step * self._plan.batch_size
+    self._plan = self._plan.reordered(order.changed(slot, last))
 
   def close(self):
     """Stops the background work. A later `next` starts it again."""

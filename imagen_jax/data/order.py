@@ -25,7 +25,7 @@ BLOCK = 5040
 _ROUNDS = 6
 
 # What a hash is for: two purposes never share random bits.
-_PURPOSES = {'interleave': 1, 'epoch': 2, 'example': 3}
+_PURPOSES = {'interleave': 1, 'epoch': 2, 'example': 3, 'left': 4, 'top': 5}
 
 
 def _mix(x):
@@ -85,6 +85,18 @@ def permute(index, size: int, key):
   return out.astype(np.int64)
 
 
+def words(seed) -> np.ndarray:
+  """Returns seeds of examples, int32 [B, 2], as single hashes, int64 [B]."""
+  return np.ascontiguousarray(seed, np.int32).view(np.int64)[:, 0]
+
+
+def places(seed) -> np.ndarray:
+  """Returns where crops lie, by seeds: float64 [B, 2] in [0, 1)."""
+  hashes = [_hash(_PURPOSES[name], words(seed)) for name in ('left', 'top')]
+  # The upper 53 bits: what a double holds.
+  return (np.stack(hashes, 1) >> np.uint64(11)) * 2.0**-53
+
+
 def _counts(rates):
   """Returns how many slots of a block each task gets, by largest remainder."""
   quota = np.asarray(rates, np.float64) * (BLOCK / math.fsum(rates))
@@ -97,15 +109,42 @@ def _counts(rates):
 
 # A host works its way from block to block; a few tasks' readers are some apart.
 @functools.lru_cache(maxsize=16)
-def _deal(seed, block, counts):
+def _deal(seed, block, counts, start):
   """Returns a block's tasks, and each slot's rank among its task's, [BLOCK]."""
   dealt = np.repeat(np.arange(len(counts)), counts)
-  key = _hash(_PURPOSES['interleave'], seed, block)
+  since = (start,) if start else ()
+  key = _hash(_PURPOSES['interleave'], seed, block, *since)
   dealt = dealt[permute(np.arange(BLOCK), BLOCK, key)]
   rank = np.empty(BLOCK, np.int64)
   for task, count in enumerate(counts):
     rank[dealt == task] = np.arange(count)
   return dealt, rank
+
+
+@dataclasses.dataclass(frozen=True)
+class _Phase:
+  """Slots that are dealt at the same rates.
+
+  Attributes:
+    start: the first of them; blocks are counted from there.
+    counts: how many slots of a block each task gets.
+    before: how many slots each task had before.
+  """
+
+  start: int
+  counts: tuple[int, ...]
+  before: np.ndarray
+
+  def deal(self, seed, block):
+    """Returns what `_deal` does, of a block of this phase."""
+    return _deal(seed, block, self.counts, self.start)
+
+  def until(self, seed, slot):
+    """Returns how many slots before `slot` each task has, int64 [tasks]."""
+    blocks, inside = divmod(slot - self.start, BLOCK)
+    dealt, _ = self.deal(seed, blocks)
+    part = np.bincount(dealt[:inside], minlength=len(self.counts))
+    return self.before + blocks * np.array(self.counts) + part
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,11 +156,15 @@ class Order:
     names: of the tasks, for messages.
     rates: their shares of the mixture, relative to each other.
     sizes: how many records each has.
+    changes: pairs of a slot and the rates from that one on, slots ascending.
+      The tasks' streams go on where they are: positions still count up from 0,
+      none left out and none twice.
     shuffle: whether each epoch of a task is permuted. Tasks are interleaved
       either way.
 
   Raises:
-    ValueError: where a task has no records, or too small a share of a block.
+    ValueError: where a task has no records, or too small a share of a block,
+      or changes do not ascend.
   """
 
   seed: int
@@ -129,6 +172,7 @@ class Order:
   rates: tuple[float, ...]
   sizes: tuple[int, ...]
   shuffle: bool = True
+  changes: tuple[tuple[int, tuple[float, ...]], ...] = ()
 
   def __post_init__(self):
     for name, size in zip(self.names, self.sizes, strict=True):
@@ -136,18 +180,55 @@ class Order:
         raise ValueError(
           f'data.tasks[{name}] has {size} records; accepted: 1 or more'
         )
-    for name, rate, count in zip(self.names, self.rates, self.counts):
+    slots = [0, *(slot for slot, _ in self.changes)]
+    if any(later <= slot for slot, later in zip(slots, slots[1:])):
+      raise ValueError(
+        f'the mixture changes at slots {slots[1:]}; accepted: ascending ones '
+        'above 0'
+      )
+    for rates in (self.rates, *(rates for _, rates in self.changes)):
+      self._check(rates)
+
+  def _check(self, rates):
+    for name, rate, count in zip(self.names, rates, _counts(rates)):
       if not count:
         raise ValueError(
           f'data.tasks[{name}].rate is {rate}, of '
-          f'{math.fsum(self.rates)} in all; accepted: at least one example '
+          f'{math.fsum(rates)} in all; accepted: at least one example '
           f'in {BLOCK}'
         )
 
   @functools.cached_property
   def counts(self) -> np.ndarray:
-    """How many slots of every block each task gets; sums to BLOCK."""
+    """How many slots of a block each task gets at first; sums to BLOCK."""
     return _counts(self.rates)
+
+  @functools.cached_property
+  def _phases(self):
+    nothing = np.zeros(len(self.names), np.int64)
+    phases = [_Phase(0, tuple(self.counts.tolist()), nothing)]
+    for slot, rates in self.changes:
+      before = phases[-1].until(self.seed, slot)
+      phases.append(_Phase(slot, tuple(_counts(rates).tolist()), before))
+    return phases
+
+  def changed(self, slot: int, rates: tuple[float, ...]) -> 'Order':
+    """Returns the order that has other rates from a slot on.
+
+    What it would have become later is forgotten. Rates that give the same
+    shares are no change.
+
+    Args:
+      slot: the first of them.
+      rates: as many as there are tasks.
+    """
+    kept = tuple(change for change in self.changes if change[0] < slot)
+    last = kept[-1][1] if kept else self.rates
+    if not slot:
+      return dataclasses.replace(self, rates=rates, changes=())
+    if not np.array_equal(_counts(last), _counts(rates)):
+      kept += ((slot, rates),)
+    return dataclasses.replace(self, changes=kept)
 
   def place(self, slot) -> tuple[np.ndarray, np.ndarray]:
     """Returns (task, position in that task's stream) of each slot, int64 [B].
@@ -160,13 +241,25 @@ class Order:
     slot = np.asarray(slot, np.int64)
     task = np.empty(slot.shape, np.int64)
     position = np.empty(slot.shape, np.int64)
+    starts = [phase.start for phase in self._phases]
+    numbers = np.searchsorted(starts, slot, side='right') - 1
+    for number in np.unique(numbers):
+      phase, within = self._phases[number], numbers == number
+      found = self._place(phase, slot[within] - phase.start)
+      task[within], position[within] = found
+    return task, position
+
+  def _place(self, phase, slot):
+    """Returns what `place` does, of slots of one phase, from its start."""
+    task, position = np.empty_like(slot), np.empty_like(slot)
+    counts = np.array(phase.counts)
     blocks, inside = np.divmod(slot, BLOCK)
     for block in np.unique(blocks):
       here = blocks == block
-      dealt, rank = _deal(self.seed, int(block), tuple(self.counts.tolist()))
+      dealt, rank = phase.deal(self.seed, int(block))
       task[here] = dealt[inside[here]]
-      position[here] = rank[inside[here]] + block * self.counts[task[here]]
-    return task, position
+      position[here] = rank[inside[here]] + block * counts[task[here]]
+    return task, position + phase.before[task]
 
   def records(self, task: int, position, attempt: int = 0) -> np.ndarray:
     """Returns which records positions of a task's stream read, int64 [B].

@@ -15,7 +15,7 @@ import seqio
 import tensorflow as tf
 
 from imagen_jax.data import plan as plan_lib
-from imagen_jax.data import source as source_lib
+from imagen_jax.data import reader as reader_lib
 from imagen_jax.data import tally as tally_lib
 
 # What a pipeline without end counts to.
@@ -27,11 +27,12 @@ _PROBED = 2
 
 def _task_examples(task, split, number, plan, steps, tally):
   """Returns the dataset of a task's examples of `steps`, preprocessed."""
-  reader = source_lib.Reader(
-    task.source.records(split), plan.order, number, tally
+  source = task.source
+  reader = reader_lib.Reader(
+    source.records(split), source.taken, plan.order, number, tally
   )
-  chosen = source_lib.seats(steps, functools.partial(plan.seats, task=number))
-  seated = task.replace(source=task.source.at(reader, chosen))
+  chosen = reader_lib.seats(steps, functools.partial(plan.seats, task=number))
+  seated = task.replace(source=source.at(reader, chosen))
   return seated.get_dataset(
     split=split,
     shuffle=False,

@@ -37,8 +37,8 @@ class Plan:
         f'({batch_size}) rows of a batch, ascending'
       )
     self.order = order
-    self._batch_size = batch_size
     self._rows = rows
+    self.batch_size = batch_size
     self._place = functools.lru_cache(_REMEMBERED)(
       lambda step: order.place(self.slots(step))
     )
@@ -46,9 +46,13 @@ class Plan:
   def __len__(self) -> int:
     return len(self._rows)
 
+  def reordered(self, order: order_lib.Order) -> 'Plan':
+    """Returns the plan of the same rows in another order."""
+    return Plan(order, self.batch_size, self._rows)
+
   def slots(self, step: int) -> np.ndarray:
     """Returns the slots of this host's rows of a step, int64 [b]."""
-    return step * self._batch_size + self._rows
+    return step * self.batch_size + self._rows
 
   def tasks(self, step: int) -> np.ndarray:
     """Returns the task number of each of this host's rows, int64 [b]."""

@@ -1,39 +1,38 @@
-"""Random access to the text-image records of a TFDS dataset.
-
-A dataset is a folder that TFDS wrote in ArrayRecord form, with the features
-`image` (an encoded picture), `captions` (several texts) or `caption` (one),
-and, if it has one, `key` (a name that a person can look up).
+"""Text-image records, by number, whatever kind of files they come from.
 
 A record that cannot be used raises `BadRecordError`, or `DroppedRecordError`
 where nothing is wrong with it, with one of a few reasons, so that they can be
 counted.
 """
 
+from collections.abc import Collection
 from collections.abc import Iterator
 from collections.abc import Sequence
 import dataclasses
 import functools
 import hashlib
 import logging
-import os
+import math
 import time
+from typing import Protocol
 
-from google.protobuf import message
-import numpy as np
-import tensorflow as tf
-import tensorflow_datasets as tfds
-
+from imagen_jax import config as config_lib
 from imagen_jax import pictures
 from imagen_jax import storage
 from imagen_jax.data import ahead
+from imagen_jax.data import captions as captions_lib
+from imagen_jax.data import filters
+from imagen_jax.data import shard_table
+from imagen_jax.data import table as table_lib
+from imagen_jax.data import tfds_table
 
-HELDOUT = 'heldout'
-
-# How ArrayRecord says that a file's bytes are not those that were written.
-_CORRUPT = 'Corrupted Riegeli'
+HELDOUT = shard_table.HELDOUT
 
 # Records of a split, evenly spread, that tell it from another.
 _FINGERPRINTED = 16
+
+# Letters of a record's name; the rest of a longer one is left out.
+_MAX_KEY = 200
 
 # Records of a bucket that are read at once, each with its picture: one by one,
 # so that what is in flight are so many pictures and no more. A disk is read
@@ -58,48 +57,48 @@ class Record:
   """A usable record.
 
   Attributes:
-    image: uint8 [H, W, 3].
+    picture: decoded.
     captions: one or more, none of them empty.
     key: its name.
+    metadata: {field: value}, of the fields that were asked for and are there.
   """
 
-  image: np.ndarray
+  picture: pictures.Picture
   captions: tuple[str, ...]
   key: str
+  metadata: dict = dataclasses.field(default_factory=dict)
 
 
-def open_builder(name: str, path: str) -> tfds.core.DatasetBuilder:
-  """Returns the TFDS builder of the dataset in folder `path`.
+class Dataset(Protocol):
+  """What a task's path holds: tables by split.
+
+  Attributes:
+    splits: {name: number of records}.
+  """
+
+  splits: dict[str, int]
+
+  def table(self, split: str) -> table_lib.Table:
+    """Returns the rows of a split; raises ValueError where there are none."""
+
+
+def open_dataset(
+  task: config_lib.TaskConfig, *, max_missing_share: float = 0.0
+) -> Dataset:
+  """Returns the dataset of a task, opened.
 
   Args:
-    name: of the task, for messages.
-    path: local, or gs://...
+    task: its config.
+    max_missing_share: largest accepted share of records in shards that are
+      gone.
 
   Raises:
-    ValueError: where there is no such dataset, or one of another form; or a
-      bucket that cannot be read.
+    ValueError: where there is no such dataset, one of another form, or one
+      without an index; or a bucket that cannot be read.
   """
-  field = f'data.tasks[{name}].path'
-  accepted = 'accepted: the folder of a TFDS dataset in ArrayRecord form'
-  if not storage.is_bucket(path) and not os.path.isdir(path):
-    raise ValueError(f'{field} is {path!r}, which is no folder; {accepted}')
-  if storage.read(f'{path.rstrip("/")}/dataset_info.json', field) is None:
-    raise ValueError(
-      f'{field} is {path!r}, which has no dataset_info.json; {accepted}'
-    )
-  builder = tfds.builder_from_directory(path)
-  form = builder.info.file_format
-  if form is not tfds.core.FileFormat.ARRAY_RECORD:
-    raise ValueError(
-      f'{field} is {path!r}, in {form and form.value} form; {accepted}'
-    )
-  features = builder.info.features
-  if 'image' not in features or not {'caption', 'captions'} & set(features):
-    raise ValueError(
-      f'{field} is {path!r}, with the features {sorted(features)}; accepted: '
-      "'image' with 'captions' or 'caption'"
-    )
-  return builder
+  if task.kind == 'tfds':
+    return tfds_table.Dataset(task)
+  return shard_table.Dataset(task, max_missing_share)
 
 
 class Records:
@@ -112,13 +111,15 @@ class Records:
     split: a split's name, or a part of one.
     license: of the pictures, with the attribution that it asks for, or ''.
     min_size: pictures with a shorter side are dropped.
-    info_json: what the dataset says of itself.
+    info: what the dataset says of itself, as bytes.
+    selection: which captions of it are used, and how, as bytes; b'' where all
+      are, as they are.
   """
 
   def __init__(
     self,
-    name: str,
-    builder: tfds.core.DatasetBuilder,
+    task: config_lib.TaskConfig,
+    dataset: Dataset,
     split: str,
     *,
     min_size: int = 1,
@@ -126,41 +127,29 @@ class Records:
     """Opens a split.
 
     Args:
-      name: of the task, for messages.
-      builder: from `open_builder`.
+      task: its name, and what of its records is used.
+      dataset: from `open_dataset`.
       split: a split's name, or a part of one such as 'train[:90%]'.
-      min_size: pictures with a shorter side are dropped.
+      min_size: pictures with a shorter side are dropped, as by
+        `task.min_side`.
 
     Raises:
       ValueError: where there is no such split, or it is empty.
     """
-    try:
-      size = builder.info.splits[split].num_examples
-    except (KeyError, ValueError):
-      raise ValueError(
-        f'data.tasks[{name}].split is {split!r}; accepted: one of '
-        f'{sorted(builder.info.splits)}, or a part of one'
-      ) from None
-    if not size:
-      raise ValueError(
-        f'data.tasks[{name}] has no examples in split {split!r} of '
-        f'{str(builder.data_dir)!r}; accepted: at least one'
-      )
-    self.name = name
+    self.name = task.name
     self.split = split
-    self.license = builder.info.as_proto.redistribution_info.license
-    self.min_size = min_size
-    info = builder.data_path / 'dataset_info.json'
-    self.info_json = info.read_bytes()
-    self._path = os.fspath(builder.data_path)
-    self._source = builder.as_data_source(
-      split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
-    )
-    features = builder.info.features
-    self._captions = 'captions' if 'captions' in features else 'caption'
+    self.min_size = max(min_size, task.min_side)
+    self._task = task
+    self._max_aspect = task.max_aspect or math.inf
+    self._table = dataset.table(split)
+    self.license = self._table.license
+    self.info = self._table.info
+    self.selection = _selection(task)
+    self._text = self._table.text_names | {f.field for f in task.filters}
+    self._all = self._text | set(self._table.names.image)
 
   def __len__(self) -> int:
-    return len(self._source)
+    return len(self._table)
 
   @functools.cached_property
   def fingerprint(self) -> str:
@@ -171,7 +160,8 @@ class Records:
 
     def of(index):
       try:
-        return hashlib.sha256(self._bytes(index)).digest()
+        raw = self._patiently(index, self._table.raw, index)
+        return hashlib.sha256(raw).digest()
       except BadRecordError:
         return b'unreadable'
 
@@ -186,8 +176,10 @@ class Records:
 
     Raises:
       BadRecordError: where it has none.
+      DroppedRecordError: where they, or the metadata, are not as the task
+        wants them.
     """
-    return _good_captions(self._features(index)[self._captions])
+    return self._captions(self._row(index, self._text))
 
   def captions_of(self, indices: Sequence[int]) -> Iterator[tuple[str, ...]]:
     """Returns the usable captions of records, in their order; () for none."""
@@ -195,102 +187,126 @@ class Records:
     def of(index):
       try:
         return self.captions(index)
-      except BadRecordError:
+      except (BadRecordError, DroppedRecordError):
         return ()
 
     return self._each(of, indices)
 
   def _each(self, of, indices):
     """of(index) of each, in order: of a bucket many at once, of a disk one."""
-    threads = _READS if storage.is_bucket(self._path) else 1
+    threads = _READS if storage.is_bucket(self._task.path) else 1
     return ahead.in_order(of, indices, threads)
 
   def key(self, index: int) -> str:
     """Returns the name of a record, or '#number' where it has none."""
     try:
-      return self._key(index, self._features(index))
+      return self._key(index, self._row(index, self._text))
     except BadRecordError:
       return f'#{index}'
 
-  def read(self, index: int) -> Record:
+  def read(
+    self,
+    index: int,
+    shorter: float | None = None,
+    fields: Collection[str] = (),
+  ) -> Record:
     """Returns a record, decoded.
+
+    Args:
+      index: its number.
+      shorter: pixels of the picture's shorter side that suffice; None is all.
+      fields: of its metadata, that are returned with it.
 
     Raises:
       BadRecordError: where it is damaged.
       DroppedRecordError: where its picture is too small, by its header: it is
-        not decoded, since most of a set may be.
+        not decoded, since most of a set may be; or as `captions`.
       UnreachableError: where storage does not give it, minutes long.
     """
-    features = self._features(index)
-    captions = _good_captions(features[self._captions])
-    encoded = features['image'].bytes_list.value
+    row = self._row(index, self._all.union(fields) if fields else self._all)
+    captions = self._captions(row)
+    encoded = self._patiently(index, self._table.picture, row)
     try:
-      image = pictures.decode(
-        encoded[0] if encoded else b'', min_side=self.min_size
+      picture = pictures.decode(
+        encoded,
+        min_side=self.min_size,
+        max_aspect=self._max_aspect,
+        shorter=shorter,
       )
     except pictures.TooSmallError:
       raise DroppedRecordError(
         f'shorter side under {self.min_size} pixels'
       ) from None
+    except pictures.TooLongError:
+      raise DroppedRecordError(
+        f'longer side over {self._max_aspect:g} times the shorter'
+      ) from None
     except pictures.TooLargeError:
       raise BadRecordError('picture too large') from None
     except pictures.DamagedError as error:
       raise BadRecordError('undecodable picture') from error
-    return Record(image, captions, self._key(index, features))
+    metadata = {name: row[name] for name in fields if name in row}
+    return Record(picture, captions, self._key(index, row), metadata)
 
-  def _features(self, index):
-    try:
-      example = tf.train.Example.FromString(self._bytes(index))
-    except message.DecodeError as error:
-      raise BadRecordError('unreadable record') from error
-    return example.features.feature
+  def _row(self, index, wanted):
+    return self._patiently(index, self._table.row, index, wanted)
 
-  def _bytes(self, index):
+  def _patiently(self, index, function, *args):
+    """Returns what a table's `function` gives, asked again for minutes."""
     for wait in (*storage.WAITS, None):
       try:
-        return self._source[index]
-      except (RuntimeError, OSError) as error:
-        if _CORRUPT in str(error):
-          raise BadRecordError('unreadable record') from error
+        return function(*args)
+      except table_lib.DamagedError as error:
+        raise BadRecordError(str(error)) from error
+      except OSError as error:
+        reason = str(error).split('\n')[0]
         # Nothing is wrong with the record: skipped, it would change what is
         # trained on, by a moment's weather in a network.
         if wait is None:
           raise UnreachableError(
             f'data.tasks[{self.name}]: record {index} of {self.split!r} '
-            f'cannot be read: {str(error).splitlines()[0]}'
+            f'cannot be read: {reason}'
           ) from error
         logging.warning(
           'data.tasks[%s]: record %d of %r was not read, tried again in %d s '
           '(%s)',
-          *(self.name, index, self.split, wait, str(error).splitlines()[0]),
+          *(self.name, index, self.split, wait, reason),
         )
         time.sleep(wait)
 
-  def _key(self, index, features):
-    value = features['key'].bytes_list.value if 'key' in features else ()
-    return value[0].decode(errors='replace') if value else f'#{index}'
-
-
-def _good_captions(feature):
-  """Returns the texts of a feature that can be used, stripped.
-
-  Raises:
-    BadRecordError: where there are none; the reason is the last one's.
-  """
-  reason = 'empty caption'
-  good = []
-  for raw in feature.bytes_list.value:
+  def _captions(self, row):
+    if reason := filters.refused(row, self._task.filters):
+      raise DroppedRecordError(reason)
+    value = table_lib.first(row, self._table.names.captions)
     try:
-      caption = raw.decode().strip()
-    except UnicodeDecodeError:
-      reason = 'caption is not UTF-8'
-      continue
-    if not caption:
-      reason = 'empty caption'
-    elif len(caption) > pictures.MAX_CAPTION:
-      reason = 'caption too long'
-    else:
-      good.append(caption)
-  if not good:
-    raise BadRecordError(reason)
-  return tuple(good)
+      found = captions_lib.usable(value, clean=self._task.clean_captions)
+    except captions_lib.NoCaptionError as error:
+      raise BadRecordError(str(error)) from None
+    least, most = self._task.min_caption, self._task.max_caption
+    found = tuple(text for text in found if least <= len(text) <= most)
+    if not found:
+      raise DroppedRecordError(f'no caption of {least} to {most} characters')
+    return found
+
+  def _key(self, index, row):
+    key = table_lib.first(row, self._table.names.key)
+    if isinstance(key, int | float):
+      return str(key)
+    key = table_lib.as_bytes(key).decode(errors='replace')
+    # It stands in tables and lists, a line each.
+    key = ''.join(c if c.isprintable() else '?' for c in key[:_MAX_KEY])
+    return key or f'#{index}'
+
+
+def _selection(task):
+  told = [
+    (
+      one.captions,
+      one.min_caption,
+      one.max_caption,
+      one.clean_captions,
+      one.filters,
+    )
+    for one in (task, config_lib.TaskConfig('', ''))
+  ]
+  return b'' if told[0] == told[1] else repr(told[0]).encode()

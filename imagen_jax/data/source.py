@@ -6,188 +6,54 @@ number, in the order that `order.Order` gives, and so can start at any slot and
 read every host's own rows only.
 """
 
-import numpy as np
 import seqio
 import tensorflow as tf
 
+from imagen_jax import config as config_lib
 from imagen_jax.data import order as order_lib
+from imagen_jax.data import reader as reader_lib
 from imagen_jax.data import records as records_lib
 from imagen_jax.data import tally as tally_lib
 
 # Seats are worked out for this many positions at a time.
 _SEAT_CHUNK = 256
 
-# Records are read by this many at a time.
-_READ_CHUNK = 16
-
-# Records that are tried for one position. Of a small set that is all of them;
-# of a large one so many that, if none can be used, looking on is no use: it
-# would take days.
-_MAX_TRIED = 100_000
-
-
-class Reader:
-  """Reads positions of one task's stream, replacing unusable records.
-
-  What stands in for one depends on the position alone, so that all hosts, and
-  a resumed run, put the same record there.
-  """
-
-  def __init__(
-    self,
-    records: records_lib.Records,
-    order: order_lib.Order,
-    task: int,
-    tally: tally_lib.Tally,
-  ):
-    """Keeps its arguments; `task` is the task's number in `order`."""
-    self._records = records
-    self._order = order
-    self._task = task
-    self._tally = tally
-
-  def read(self, position: int, record: int) -> records_lib.Record:
-    """Returns the record at a position, or its replacement.
-
-    Args:
-      position: in the task's stream.
-      record: the number that `order` gives for it.
-
-    Raises:
-      ValueError: where too many records are bad, none can be used, or storage
-        does not give one; also kept in `tally.error`.
-    """
-    name = self._records.name
-    tries = min(len(self._records), _MAX_TRIED)
-    for attempt in range(tries):
-      if attempt:
-        (record,) = self._order.records(self._task, [position], attempt)
-      try:
-        found = self._records.read(int(record))
-      except records_lib.BadRecordError as error:
-        key = self._records.key(int(record))
-        self._tally.add_bad(name, str(error), key)
-      except records_lib.UnreachableError as error:
-        self._tally.error = error
-        raise
-      except records_lib.DroppedRecordError as error:
-        # Without its key, which would be read from disk again.
-        self._tally.add_dropped(name, str(error))
-      else:
-        self._tally.add_good(name)
-        return found
-    return self._tally.add_hopeless(name, self._records.split, tries)
-
-  def dataset(self, seats: tf.data.Dataset) -> tf.data.Dataset:
-    """Returns the examples that sit on `seats`, decoded.
-
-    Args:
-      seats: of scalar slot, position, record (int64) and seed, int32 [2].
-
-    Returns:
-      {'image': uint8 [H, W, 3], 'captions': string [n], 'key': string,
-      'slot': int64, 'seed': int32 [2]}; seed is the slot's own, for random
-      choices.
-    """
-    # Read a few at a time: entering Python costs as much as decoding a small
-    # picture does. Sizes differ, so pictures come out as strings of pixels.
-    types = (tf.string, tf.int64, tf.string, tf.int64, tf.string)
-    shapes = ([None], [None, 3], [None, None], [None], [None])
-
-    def read(slot, position, record, seed):
-      found = tf.numpy_function(self._read_all, [position, record], types)
-      return slot, seed, *map(tf.ensure_shape, found, shapes)
-
-    def example(slot, seed, pixels, shape, captions, num_captions, key):
-      image = tf.reshape(tf.io.decode_raw(pixels, tf.uint8), shape)
-      return {
-        'image': tf.ensure_shape(image, [None, None, 3]),
-        'captions': captions[:num_captions],
-        'key': key,
-        'slot': slot,
-        'seed': seed,
-      }
-
-    chunks = seats.batch(_READ_CHUNK)
-    found = chunks.map(read, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
-    return found.map(example, num_parallel_calls=tf.data.AUTOTUNE)
-
-  def _read_all(self, positions, numbers):
-    """Reads records; returns what `dataset` unpacks.
-
-    Args:
-      positions: in the task's stream, int64 [n].
-      numbers: of the records, int64 [n].
-
-    Returns:
-      Pixels, n strings; shapes [n, 3]; captions, strings [n, m], filled up
-      with empty ones; how many are real [n]; keys, n strings.
-    """
-    found = [self.read(*pair) for pair in zip(positions, numbers)]
-    num_captions = np.array([len(one.captions) for one in found], np.int64)
-    captions = np.full((len(found), num_captions.max()), b'', object)
-    for row, one in enumerate(found):
-      for column, caption in enumerate(one.captions):
-        captions[row, column] = caption.encode()
-    return (
-      np.array([one.image.tobytes() for one in found], object),
-      np.array([one.image.shape for one in found], np.int64),
-      captions,
-      num_captions,
-      np.array([one.key.encode() for one in found], object),
-    )
-
-
-def seats(dataset: tf.data.Dataset, seat) -> tf.data.Dataset:
-  """Returns the seats of each element of `dataset`, one by one.
-
-  Args:
-    dataset: of any single tensors, such as step numbers.
-    seat: function of one of them as numpy; returns slot, position and record,
-      int64 [n], and seed, int32 [n, 2].
-  """
-  types = (tf.int64, tf.int64, tf.int64, tf.int32)
-  shapes = ([None], [None], [None], [None, 2])
-
-  def several(element):
-    found = tf.numpy_function(seat, [element], types)
-    return tuple(map(tf.ensure_shape, found, shapes))
-
-  return dataset.map(several).unbatch()
-
 
 class PictureSource(seqio.DataSource):
-  """The text-image pairs of a TFDS dataset, as a seqio source.
+  """The text-image pairs of a task, as a seqio source.
 
   Used in seqio's ordinary way it gives each position of one epoch once, with
   unusable records replaced. `at` gives the source of chosen seats instead.
   """
 
   def __init__(
-    self, name: str, path: str, *, min_size: int, max_bad_share: float
+    self,
+    task: config_lib.TaskConfig,
+    *,
+    taken: reader_lib.Taken,
+    max_bad_share: float,
   ):
     """Opens the dataset.
 
     Args:
-      name: of the task, for messages.
-      path: folder of the dataset.
-      min_size: pictures with a shorter side are dropped.
+      task: its name, and where and what its files are.
+      taken: what is taken of records; too small pictures are dropped.
       max_bad_share: largest accepted share of bad records.
 
     Raises:
       ValueError: where there is no such dataset.
     """
-    self.name = name
-    self.min_size = min_size
+    self.name = task.name
+    self._task = task
+    self.taken = taken
     self.max_bad_share = max_bad_share
-    self._builder = records_lib.open_builder(name, path)
+    self._dataset = records_lib.open_dataset(
+      task, max_missing_share=max_bad_share
+    )
     self._records = {}
-    splits = self._builder.info.splits
     super().__init__(
-      splits=tuple(splits),
-      num_input_examples={
-        split: info.num_examples for split, info in splits.items()
-      },
+      splits=tuple(self._dataset.splits),
+      num_input_examples=self._dataset.splits,
       caching_permitted=False,
       performs_internal_shuffling=True,
     )
@@ -200,17 +66,14 @@ class PictureSource(seqio.DataSource):
     """
     if split not in self._records:
       self._records[split] = records_lib.Records(
-        self.name, self._builder, split, min_size=self.min_size
+        self._task, self._dataset, split, min_size=self.taken.squares.least_side
       )
     return self._records[split]
 
   @property
   def num_heldout(self) -> int:
     """Returns the number of held-out records; 0 without such a split."""
-    splits = self._builder.info.splits
-    if records_lib.HELDOUT not in splits:
-      return 0
-    return splits[records_lib.HELDOUT].num_examples
+    return self._dataset.splits.get(records_lib.HELDOUT, 0)
 
   @property
   def supports_arbitrary_sharding(self) -> bool:
@@ -236,7 +99,7 @@ class PictureSource(seqio.DataSource):
     use_cached=False,
     num_epochs=1,
   ) -> tf.data.Dataset:
-    """Returns one epoch of decoded examples; see `Reader.dataset`.
+    """Returns one epoch of examples; see `reader.Reader.dataset`.
 
     Args:
       split: a split's name, or a part of one.
@@ -260,10 +123,14 @@ class PictureSource(seqio.DataSource):
       record = order.records(0, position)
       return position, position, record, order.example_seed(position)
 
-    reader = Reader(records, order, 0, tally_lib.Tally(self.max_bad_share))
-    return reader.dataset(seats(positions.batch(_SEAT_CHUNK), seat))
+    tally = tally_lib.Tally(self.max_bad_share)
+    reader = reader_lib.Reader(records, self.taken, order, 0, tally)
+    chosen = reader_lib.seats(positions.batch(_SEAT_CHUNK), seat)
+    return reader.dataset(chosen)
 
-  def at(self, reader: Reader, chosen: tf.data.Dataset) -> '_SeatedSource':
+  def at(
+    self, reader: reader_lib.Reader, chosen: tf.data.Dataset
+  ) -> '_SeatedSource':
     """Returns a source that reads only the seats in `chosen`, in order."""
     return _SeatedSource(self.splits, reader, chosen)
 

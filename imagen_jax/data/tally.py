@@ -14,10 +14,21 @@ MIN_SEEN = 100
 
 _KEYS_KEPT = 5
 
+# Bad records whose keys are kept for a file: what a person looks at, and a
+# few hundred bytes each.
+MAX_LISTED = 10_000
+
 # How far above the limit a share must lie, in standard deviations. Each of a
 # thousand hosts looks at its own records again and again: one at the limit
 # must not stop the run by chance.
 _DEVIATIONS = 5
+
+
+def too_many(bad: int, seen: int, max_share: float) -> bool:
+  """Returns whether `bad` of `seen` are clearly more than an accepted share."""
+  allowed = max_share * seen
+  enough = seen >= MIN_SEEN or not max_share
+  return enough and bad > allowed + _DEVIATIONS * math.sqrt(allowed)
 
 
 class Tally:
@@ -41,6 +52,7 @@ class Tally:
     self._bad = collections.defaultdict(collections.Counter)
     self._dropped = collections.defaultdict(collections.Counter)
     self._keys = collections.defaultdict(dict)
+    self._listed = {}
 
   def add_good(self, task: str):
     """Counts a record that could be used."""
@@ -60,10 +72,10 @@ class Tally:
       keys = self._keys[task, reason]
       if len(keys) < _KEYS_KEPT:
         keys[key] = None
+      if len(self._listed) < MAX_LISTED:
+        self._listed[task, key] = reason
       bad, seen = self._bad[task].total(), self._seen[task]
-      allowed = self._max_share * seen
-      enough = seen >= MIN_SEEN or not self._max_share
-      if enough and bad > allowed + _DEVIATIONS * math.sqrt(allowed):
+      if too_many(bad, seen, self._max_share):
         self._stop(
           f'task {task!r}: {bad} of {seen} records are bad; accepted: a '
           f'share of data.max_bad_share ({self._max_share})'
@@ -106,6 +118,14 @@ class Tally:
         }
         for task, seen in sorted(self._seen.items())
       }
+
+  def listed(self) -> list[dict[str, str]]:
+    """Returns {'task', 'key', 'reason'} of the first bad records, once each."""
+    with self._lock:
+      return [
+        {'task': task, 'key': key, 'reason': reason}
+        for (task, key), reason in self._listed.items()
+      ]
 
   def table(self) -> str:
     """Returns a line for each task and reason of bad records, with some keys.

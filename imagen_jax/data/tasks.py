@@ -10,9 +10,10 @@ import seqio
 import tensorflow as tf
 
 from imagen_jax import config as config_lib
-from imagen_jax.data import preprocess
+from imagen_jax.data import reader as reader_lib
 from imagen_jax.data import records as records_lib
 from imagen_jax.data import source as source_lib
+from imagen_jax.data import squares as squares_lib
 
 # What seqio allows in the name of a Task, less what we use ourselves.
 _NAME = re.compile(r'[\w.#]+')
@@ -29,15 +30,13 @@ def task_name(config: config_lib.Config, name: str) -> str:
   Configs that read the same data in the same way share Tasks; all others have
   their own, since a hash of what matters is part of the name.
   """
-  stage, data = config.stage, config.data
+  data = config.data
   identity = repr(
     (
       data.tasks,
-      data.crop,
+      data.caption_choice,
       data.max_bad_share,
-      stage.image_size,
-      stage.lowres_size,
-      stage.whole_size,
+      squares_lib.of(config),
     )
   )
   digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
@@ -47,8 +46,8 @@ def task_name(config: config_lib.Config, name: str) -> str:
 def register(config: config_lib.Config) -> seqio.Mixture:
   """Returns the mixture of `config`, having registered it and its Tasks.
 
-  The Tasks give `image`, float32 [S, S, 3] in [-1, 1], `caption`, `key`,
-  `slot`, `seed` and, for a stage that has one, `lowres`. A second call with
+  The Tasks give `image`, uint8 [S, S, 3], `caption`, `key`, `slot`, `seed` and,
+  for a stage that has one, `lowres`. A second call with
   the same config returns the same mixture.
 
   Raises:
@@ -75,11 +74,9 @@ def _register_task(config, task):
   name = task_name(config, task.name)
   if name in seqio.TaskRegistry.names():
     return seqio.TaskRegistry.get(name)
-  stage = config.stage
   source = source_lib.PictureSource(
-    task.name,
-    task.path,
-    min_size=stage.output_size,
+    task,
+    taken=reader_lib.Taken(squares_lib.of(config), config.data.caption_choice),
     max_bad_share=config.data.max_bad_share,
   )
   source.records(task.split)  # Refuses a split that is not there.
@@ -91,39 +88,22 @@ def _register_task(config, task):
     dtype=tf.string,
   )
   features = {
-    'image': seqio.ContinuousFeature(dtype=tf.float32, rank=3),
+    'image': seqio.ContinuousFeature(dtype=tf.uint8, rank=3),
     'caption': text(),
     'key': text(),
     'slot': seqio.ContinuousFeature(dtype=tf.int64, rank=0),
   }
-  if stage.lowres_size is not None:
-    features['lowres'] = seqio.ContinuousFeature(dtype=tf.float32, rank=3)
+  if config.stage.lowres_size is not None:
+    features['lowres'] = seqio.ContinuousFeature(dtype=tf.uint8, rank=3)
   return seqio.TaskRegistry.add(
     name,
     source=source,
-    preprocessors=[
-      preprocess.choose_caption,
-      *_crops(stage, config.data.crop),
-      functools.partial(
-        preprocess.resize,
-        image_size=stage.image_size,
-        lowres_size=stage.lowres_size,
-      ),
-    ],
+    # The source does it all: see `reader.Reader.dataset`.
+    preprocessors=[],
     output_features=features,
     # The source permutes whole epochs; a buffer of pictures adds nothing.
     shuffle_buffer_size=None,
   )
-
-
-def _crops(stage, crop):
-  """The preprocessors that cut the square that the stage is trained on."""
-  if stage.whole_size is None:
-    return [functools.partial(preprocess.crop_square, crop=crop)]
-  return [
-    functools.partial(preprocess.shrink_whole, size=stage.whole_size),
-    functools.partial(preprocess.cut_square, size=stage.image_size, crop=crop),
-  ]
 
 
 def task(config: config_lib.Config, name: str) -> seqio.Task:
@@ -201,7 +181,9 @@ class Captions:
   def __init__(self, records: records_lib.Records):
     self._records = records
     self.name = f'data.tasks[{records.name}] ({records.split})'
-    digest = hashlib.sha256(records.info_json)
+    digest = hashlib.sha256(records.info)
+    # A store of some of its captions is not one of all of them.
+    digest.update(records.selection)
     digest.update(f'{records.split} {len(records)}'.encode())
     # What the dataset says of itself has sizes, not contents.
     step = -(-len(records) // _FINGERPRINTED)

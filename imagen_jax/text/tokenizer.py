@@ -70,6 +70,14 @@ class Tokenizer(abc.ABC):
     tokens, cut = self._encode(captions, max_length)
     return [np.asarray(ids, np.int32) for ids in tokens], sum(cut)
 
+  def lengths(self, captions: list[str]) -> list[int]:
+    """Returns how many tokens each caption has, uncut, with special ones."""
+    # No caption of ours has more: each takes a character at least, or a byte
+    # of its four.
+    most = max(map(len, captions), default=1)
+    longest = self.num_special + 4 * most
+    return [len(ids) for ids in self.ragged(captions, longest)[0]]
+
   def __call__(
     self, captions: list[str], max_length: int
   ) -> tuple[np.ndarray, np.ndarray, int]:

@@ -97,7 +97,10 @@ def test_override_of_nothing_is_the_same():
     ('stage.unet.chanels=1', 'did you mean stage.unet.channels?'),
     ('zzz=1', 'no such field; accepted: stage, text, data, optimizer'),
     ('mesh.zzz=1', 'accepted: mesh.data, mesh.fsdp, mesh.model'),
-    ('train=1', 'train is a group; accepted: one of batch_size, num_steps'),
+    (
+      'train=1',
+      'train is a group; accepted: one of batch_size, microbatches, ',
+    ),
     ('train.seed.x=1', 'train.seed has no fields of its own'),
     ('stage.unet.channels.0=1', 'has no fields of its own'),
     ('train.seed=x', 'train.seed=x: accepted: int'),

@@ -222,6 +222,64 @@ from imagen_jax import config as config_lib
       {'name': 'a', 'path': 'b', 'rate': 0},
       r'data.tasks\[a\].rate is 0; accepted: numbers above 0',
     ),
+    (
+      'TaskConfig',
+      {'name': 'a', 'path': 'b', 'kind': 'zip'},
+      r"data.tasks\[a\].kind is 'zip'; accepted: 'tfds', 'arrayrecord', ",
+    ),
+    (
+      'TaskConfig',
+      {'name': 'a', 'path': 'b', 'kind': 'parquet', 'heldout': -1},
+      r'data.tasks\[a\].heldout is -1; accepted: 0 or more',
+    ),
+    (
+      'TaskConfig',
+      {'name': 'a', 'path': 'b', 'heldout': 3},
+      r"data.tasks\[a\].heldout is 3 with kind 'tfds'; accepted: 0",
+    ),
+    (
+      'TaskConfig',
+      {'name': 'a', 'path': 'b', 'index': 'c'},
+      r"data.tasks\[a\].index is 'c' with kind 'tfds'; accepted: ''",
+    ),
+    (
+      'TaskConfig',
+      {'name': 'a', 'path': 'b', 'min_side': 0},
+      r'data.tasks\[a\].min_side is 0; accepted: 1 or more',
+    ),
+    (
+      'TaskConfig',
+      {'name': 'a', 'path': 'b', 'max_aspect': 0.5},
+      r'data.tasks\[a\].max_aspect is 0.5; accepted: 1 or',
+    ),
+    (
+      'TaskConfig',
+      {'name': 'a', 'path': 'b', 'min_caption': 0},
+      r'data.tasks\[a\].min_caption is 0; accepted: 1',
+    ),
+    (
+      'TaskConfig',
+      {'name': 'a', 'path': 'b', 'min_caption': 9, 'max_caption': 8},
+      r'max_caption is 8; accepted: min_caption \(9\) to 2000',
+    ),
+    (
+      'TaskConfig',
+      {'name': 'a', 'path': 'b', 'max_caption': 2001},
+      r'max_caption is 2001; accepted: min_caption \(1\) to',
+    ),
+    ('FilterConfig', {'field': ''}, "filters have the field ''; accepted"),
+    (
+      'FilterConfig',
+      {'field': 'x'},
+      r"of 'x' has least None, most None and accepted \[\]; accep",
+    ),
+    (
+      'FilterConfig',
+      {'field': 'x', 'most': 1.0, 'accepted': ('y',)},
+      r"most 1.0 and accepted \['y'\]; accepted: either",
+    ),
+    ('DataConfig', {'caption_choice': 'all'}, "caption_choice is 'all'"),
+    ('DataConfig', {'dct_scaling': 0.5}, 'data.dct_scaling is 0.5; accepted'),
     ('DataConfig', {'crop': 'left'}, "data.crop is 'left'"),
     (
       'DataConfig',
@@ -252,6 +310,12 @@ from imagen_jax import config as config_lib
     ('MeshConfig', {'fsdp': -1}, 'at most one of them -1'),
     ('MeshConfig', {'simulated_devices': -1}, 'simulated_devices is -1'),
     ('TrainConfig', {'batch_size': 0}, 'train.batch_size is 0'),
+    ('TrainConfig', {'microbatches': 0}, 'train.microbatches is 0'),
+    (
+      'TrainConfig',
+      {'batch_size': 64, 'microbatches': 3},
+      'microbatches is 3 with train.batch_size 64; accepted: what divides',
+    ),
     ('TrainConfig', {'num_steps': 0}, 'train.num_steps is 0'),
     ('TrainConfig', {'log_every': 0}, 'train.log_every is 0'),
     ('TrainConfig', {'checkpoint_every': 0}, 'checkpoint_every is 0'),

@@ -26,6 +26,32 @@ def test_a_report_tells_counts_captions_and_bad_records(toy, eleven, tmp_path):
   ]
 
 
+def test_tokens_are_told_and_how_many_captions_are_cut(toy, twenty):
+  config = toy.config(('a', twenty))  # With text.max_length 3.
+  lengths = iter([[2] * 19 + [8], [1, 2, 3, 3, 4]])
+  report = inspection.describe(
+    config, scan=20, seconds=0, count=lambda captions: next(lengths)
+  )
+  assert [line for line in report if 'tokens' in line] == [
+    (
+      '    tokens: 2 to 8 (mean 2.3, 95% have at most 8), 5.0% over '
+      'text.max_length (3) and cut'
+    ),
+    (
+      '    tokens: 1 to 4 (mean 2.6, 95% have at most 4), 20.0% over '
+      'text.max_length (3) and cut'
+    ),
+  ]
+
+
+def test_one_task_of_a_mixture_is_taken_alone(toy, twenty, eleven):
+  config = toy.config(('a', twenty), ('b', eleven, 3.0))
+  alone = inspection.of_task(config, 'b')
+  report = list(inspection.describe(alone, scan=1, seconds=0))
+  assert report[0] == 'task b: 100.0% of the mixture'
+  assert not any('task a' in line for line in report)
+
+
 def test_a_split_without_usable_records_is_told(toy, tmp_path):
   path = toy.write(tmp_path / 'bad', {'train': [toy.example(0, 4)]})
   report = list(inspection.describe(toy.config(('a', path)), scan=9, seconds=0))

@@ -1,4 +1,5 @@
 import collections
+import dataclasses
 import re
 
 import numpy as np
@@ -147,6 +148,8 @@ def test_the_order_is_pinned():
   np.testing.assert_array_equal(
     order.example_seed([5]), [[2012160804, -894339453]]
   )
+  places = order_lib.places(order.example_seed([5]))
+  assert places.tolist() == [[0.30230050717172574, 0.09765193901892355]]
 
 
 def test_a_task_without_records_is_refused():
@@ -158,3 +161,60 @@ def test_a_share_too_small_to_be_dealt_is_refused():
   message = r'data.tasks[a].rate is 5e-05, of 1.00005 in all; accepted: at'
   with pytest.raises(ValueError, match=re.escape(message)):
     make(rates=(0.00005, 1.0), sizes=(1, 1))
+
+
+def keep(order, slots):
+  """Which of its slots each task has: [(slot, position)] of each."""
+  task, position = order.place(np.arange(slots))
+  found = zip(task.tolist(), range(slots), position.tolist())
+  streams = {}
+  for number, slot, place in found:
+    streams.setdefault(number, []).append((slot, place))
+  return streams
+
+
+@pytest.mark.parametrize(
+  'slot', [1, 77, order_lib.BLOCK, 3 * order_lib.BLOCK + 9]
+)
+def test_rates_change_at_a_slot_and_no_record_is_left_out(slot):
+  plain = make(rates=(1.0, 1.0, 2.0), sizes=(10, 20, 30))
+  order = plain.changed(slot, (6.0, 1.0, 1.0))
+  count = slot + 2 * order_lib.BLOCK
+  before, after = keep(plain, slot), keep(order, count)
+  for task, stream in after.items():
+    # What came before is as it was, and positions go on where they were.
+    assert stream[: len(before.get(task, ()))] == before.get(task, [])
+    assert [place for _, place in stream] == list(range(len(stream)))
+  task, _ = order.place(np.arange(slot, count))
+  shares = np.bincount(task) / len(task)
+  np.testing.assert_array_equal(shares, [0.75, 0.125, 0.125])
+
+
+def test_rates_change_again_and_any_slot_is_placed_alone():
+  order = make(rates=(1.0, 1.0), sizes=(10, 20))
+  order = order.changed(100, (1.0, 3.0)).changed(7000, (3.0, 1.0))
+  assert [slot for slot, _ in order.changes] == [100, 7000]
+  slots = np.arange(20_000)
+  task, position = order.place(slots)
+  assert [row.tolist() for row in order.place(slots[::-7])] == [
+    task[::-7].tolist(),
+    position[::-7].tolist(),
+  ]
+  # From before a change that was made, the future is free.
+  other = order.changed(50, (1.0, 3.0))
+  assert [slot for slot, _ in other.changes] == [50]
+  assert order.changed(7000, (1.0, 3.0)).changes == order.changes[:1]
+  assert order.changed(0, (1.0, 3.0)) == make(rates=(1.0, 3.0), sizes=(10, 20))
+
+
+def test_the_same_shares_are_no_change():
+  order = make(rates=(1.0, 3.0), sizes=(10, 20))
+  assert order.changed(100, (2.0, 6.0)) == order
+
+
+def test_a_share_that_becomes_too_small_is_refused():
+  order = make(rates=(1.0, 3.0), sizes=(10, 20))
+  with pytest.raises(ValueError, match=r'rate is 1e-09, of 1.0+1 in all'):
+    order.changed(100, (1.0, 1e-9))
+  with pytest.raises(ValueError, match=r'changes at slots \[9, 9\]; accepted'):
+    dataclasses.replace(order, changes=((9, (1.0, 1.0)), (9, (1.0, 2.0))))

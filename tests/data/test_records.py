@@ -3,14 +3,16 @@ import threading
 import numpy as np
 import pytest
 
+from imagen_jax import config as config_lib
 from imagen_jax import pictures
 from imagen_jax import storage
 from imagen_jax.data import records as records_lib
 
 
 def open_records(path, split='train', **options):
-  builder = records_lib.open_builder('toy', path)
-  return records_lib.Records('toy', builder, split, **options)
+  task = config_lib.TaskConfig('toy', path)
+  dataset = records_lib.open_dataset(task)
+  return records_lib.Records(task, dataset, split, **options)
 
 
 def test_records_are_read_by_number_across_files(toy, twenty):
@@ -18,7 +20,7 @@ def test_records_are_read_by_number_across_files(toy, twenty):
   assert len(records) == 20
   for number in (19, 0, 7, 6):
     record = records.read(number)
-    np.testing.assert_array_equal(record.image, toy.picture(number))
+    np.testing.assert_array_equal(record.picture.image, toy.picture(number))
     assert record.captions == (f'picture {number}',)
     assert record.key == records.key(number) == f'k{number}'
 
@@ -121,7 +123,7 @@ def test_a_small_picture_is_dropped_by_its_header(toy, tmp_path, height, width):
 
 def test_a_picture_that_is_just_large_enough_is_read(toy, tmp_path):
   path = toy.write(tmp_path / 'just', {'train': [toy.example(0, 8, 9)]})
-  assert open_records(path, min_size=8).read(0).image.shape == (8, 9, 3)
+  assert open_records(path, min_size=8).read(0).picture.image.size == (9, 8)
 
 
 def test_a_damaged_file_is_a_bad_record(toy, tmp_path):
@@ -159,10 +161,11 @@ def test_a_record_that_storage_refuses_is_not_bad(toy, tmp_path, monkeypatch):
   monkeypatch.setattr(records_lib.time, 'sleep', waited.append)
   path = toy.write(tmp_path / 'toy', {'train': [toy.example(0)]})
   records = open_records(path)
-  records._source = Source(records._source, refusals=3)
+  table = records._table
+  table.source = Source(table.source, refusals=3)
   assert records.read(0).key == 'k0'
   assert waited == list(storage.WAITS[:3])
-  records._source.refusals = 10**9
+  table.source.refusals = 10**9
   with pytest.raises(
     records_lib.UnreachableError,
     match=r"tasks\[toy\]: record 0 of 'train' cannot be read: Perm.* read$",
@@ -198,7 +201,8 @@ def test_captions_of_a_bucket_are_read_side_by_side(
   twenty, monkeypatch, bucket, together
 ):
   records = open_records(twenty)
-  records._source = far = FarSource(records._source, together)
+  far = FarSource(records._table.source, together)
+  records._table.source = far
   monkeypatch.setattr(storage, 'is_bucket', lambda path: bucket)
   found = list(records.captions_of(range(3 * 64)))
   assert found == [(f'picture {n % 20}',) for n in range(3 * 64)]
@@ -215,14 +219,14 @@ def test_a_record_without_captions_keeps_its_place(toy, tmp_path):
 def test_a_missing_folder_is_refused():
   message = r"data.tasks\[toy\].path is '/not/here', which is no folder"
   with pytest.raises(ValueError, match=message):
-    records_lib.open_builder('toy', '/not/here')
+    open_records('/not/here')
   with pytest.raises(ValueError, match="path is '', which is no folder"):
-    records_lib.open_builder('toy', '')
+    open_records('')
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
   with pytest.raises(ValueError, match='which has no dataset_info.json'):
-    records_lib.open_builder('toy', str(tmp_path))
+    open_records(str(tmp_path))
 
 
 def test_another_file_format_is_refused(toy, tmp_path):
@@ -230,7 +234,7 @@ def test_another_file_format_is_refused(toy, tmp_path):
     tmp_path / 'old', {'train': [toy.example(0)]}, form='tfrecord'
   )
   with pytest.raises(ValueError, match='in tfrecord form; accepted'):
-    records_lib.open_builder('toy', path)
+    open_records(path)
 
 
 def test_other_features_are_refused(toy, tmp_path):
@@ -241,7 +245,7 @@ def test_other_features_are_refused(toy, tmp_path):
     tmp_path / 'text', {'train': [{'text': 'a'}]}, features=features
   )
   with pytest.raises(ValueError, match=r"the features \['text'\]; accepted"):
-    records_lib.open_builder('toy', path)
+    open_records(path)
 
 
 def test_an_unknown_split_is_refused_with_the_known_ones(twenty):

@@ -93,3 +93,15 @@ def test_a_task_without_usable_records_stops_at_once():
     '  a: empty caption: 1 (k)',
     '  a: too small: 1 of 2 (50.0%)',
   ]
+
+
+def test_bad_records_are_listed_once_and_bounded(monkeypatch):
+  monkeypatch.setattr(tally_lib, 'MAX_LISTED', 2)
+  tally = tally_lib.Tally(1.0)
+  for key in ('x', 'x', 'y', 'z'):
+    tally.add_bad('a', 'empty caption', key)
+  tally.add_dropped('a', 'too small')
+  assert tally.listed() == [
+    {'task': 'a', 'key': 'x', 'reason': 'empty caption'},
+    {'task': 'a', 'key': 'y', 'reason': 'empty caption'},
+  ]

@@ -64,7 +64,7 @@ def test_a_mixture_can_be_read_in_seqios_own_way(toy, twenty, eleven):
   for example in examples:
     assert example['image'].shape == (8, 8, 3)
     assert example['lowres'].shape == (4, 4, 3)
-    assert example['image'].dtype == np.float32
+    assert example['image'].dtype == np.uint8
 
 
 def all_captions(config):

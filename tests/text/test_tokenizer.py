@@ -232,3 +232,10 @@ def test_a_fingerprint_is_of_the_contents(pieces):
       train(('the quick brown fox',)), 'a'
     ).fingerprint
   )
+
+
+def test_lengths_are_those_of_captions_that_are_not_cut():
+  bytes_of = tokenizer_lib.ByteTokenizer()
+  captions = ['a', 'ab' * 500, '\U0001f600' * 7]
+  assert bytes_of.lengths(captions) == [2, 1001, 29]
+  assert bytes_of.lengths([]) == []

@@ -1,0 +1,226 @@
+"""Shards with an index, as tables: of tar, TFRecord, ArrayRecord, Parquet."""
+
+import collections
+import dataclasses
+import json
+import threading
+
+from array_record.python import array_record_data_source
+
+from imagen_jax import config as config_lib
+from imagen_jax.data import examples
+from imagen_jax.data import folder_table
+from imagen_jax.data import parquet_table
+from imagen_jax.data import table as table_lib
+from imagen_jax.shards import files
+from imagen_jax.shards import index as index_lib
+from imagen_jax.shards import place as place_lib
+from imagen_jax.shards import tar
+from imagen_jax.shards import tfrecord
+
+TRAIN, HELDOUT = 'train', 'heldout'
+
+# Bytes of a record: more is no picture, and is not read.
+_MAX_RECORD = 2**28
+
+# ArrayRecord shards that are open at once, of the 1,024 files that a process
+# may often have.
+_OPEN = 128
+
+# And of a licence, which is shown under pictures.
+_MAX_LICENSE = 2**16
+
+
+class Dataset:
+  """The shards of a task; the last records are held out.
+
+  Attributes:
+    splits: {name: number of records}.
+  """
+
+  def __init__(self, task: config_lib.TaskConfig, max_missing_share: float):
+    """Opens the index.
+
+    Args:
+      task: whose kind has an index.
+      max_missing_share: largest accepted share of records in shards that are
+        gone.
+
+    Raises:
+      ValueError: where there is none that fits the shards.
+    """
+    self._task = task
+    place = place_lib.of(task)
+    self._index = index_lib.load(place, max_missing_share=max_missing_share)
+    self._license = _license(place)
+    self._read = _READERS[task.kind](self._index)
+    size = len(self._index)
+    if task.heldout >= size:
+      raise ValueError(
+        f'data.tasks[{task.name}].heldout is {task.heldout} of {size} records; '
+        'accepted: fewer'
+      )
+    self._rows = {TRAIN: range(size - task.heldout)}
+    if task.heldout:
+      self._rows[HELDOUT] = range(size - task.heldout, size)
+    self.splits = {split: len(rows) for split, rows in self._rows.items()}
+
+  def table(self, split: str) -> table_lib.Table:
+    """Returns the rows of a split.
+
+    Raises:
+      ValueError: where there is no such split.
+    """
+    if split not in self._rows:
+      raise ValueError(
+        f'data.tasks[{self._task.name}].split is {split!r}; accepted: one of '
+        f'{sorted(self._rows)}'
+      )
+    names = table_lib.names(self._task)
+    return _Table(
+      names, self._index, self._read, self._rows[split], self._license
+    )
+
+
+def _license(place):
+  """Returns the licence that a build has laid beside its shards, or ''."""
+  if place.kind != 'arrayrecord':
+    return ''
+  path = files.join(place.root, place_lib.LICENSE)
+  file = files.stat(path, place.field)
+  return file.read(0, _MAX_LICENSE).decode(errors='replace') if file else ''
+
+
+class _Table(table_lib.Table):
+  """Some of the records of an index."""
+
+  def __init__(self, names, index, reader, rows, license):
+    super().__init__(names, license, index.digest.encode())
+    self._index, self._reader, self._rows = index, reader, rows
+
+  def __len__(self):
+    return len(self._rows)
+
+  def row(self, index, wanted):
+    return self._read(self._reader.row, index, wanted)
+
+  def raw(self, index):
+    wanted = self.text_names | set(self.names.image)
+    return self._read(self._reader.raw, index, wanted)
+
+  def picture(self, row):
+    value = table_lib.first(row, self.names.image)
+    return self._reader.picture(value)
+
+  def _read(self, function, index, wanted):
+    shard, number = self._index.locate(self._rows[index])
+    try:
+      return function(shard, number, wanted)
+    except FileNotFoundError as error:
+      raise table_lib.DamagedError('shard is gone') from error
+    except files.ChangedError as error:
+      raise table_lib.DamagedError('shard has changed') from error
+
+
+class _Reader:
+  """Reads the records of an index, by shard and number there."""
+
+  def __init__(self, index: index_lib.Index):
+    self._index = index
+
+  def row(self, shard, number, wanted):
+    del wanted  # A record is read whole.
+    return self._parse(self.raw(shard, number, ()))
+
+  def raw(self, shard, number, wanted):
+    del wanted
+    start, stop = self._index.span(shard, number)
+    if stop - start > _MAX_RECORD:
+      raise table_lib.DamagedError('record too large')
+    data = self._index.files[shard].read(start, stop)
+    if len(data) < stop - start:
+      raise table_lib.DamagedError('shard is cut')
+    return data
+
+  def picture(self, value):
+    return table_lib.as_bytes(value)
+
+
+class _Tar(_Reader):
+  """WebDataset: a row has the members of a record, and those of its JSON."""
+
+  def _parse(self, data):
+    try:
+      row = tar.fields(data)
+    except tar.HeaderError as error:
+      raise table_lib.DamagedError('unreadable record') from error
+    try:
+      more = json.loads(row.get('json', b'{}'))
+    except (ValueError, RecursionError):
+      more = {}  # What is looked for in it is absent.
+    return {**more, **row} if isinstance(more, dict) else row
+
+
+class _TFRecord(_Reader):
+  """TFRecord files of Examples."""
+
+  def _parse(self, data):
+    try:
+      return examples.parse(tfrecord.content(data))
+    except tfrecord.RecordError as error:
+      raise table_lib.DamagedError('unreadable record') from error
+
+
+@dataclasses.dataclass(frozen=True)
+class _File:
+  """A shard, as ArrayRecord takes it where it need not open it to count."""
+
+  filename: str
+  skip: int
+  take: int
+  examples_in_shard: int
+
+
+class _ArrayRecord(_Reader):
+  """ArrayRecord files of Examples."""
+
+  def __init__(self, index):
+    super().__init__(index)
+    self._sources = collections.OrderedDict()
+    self._lock = threading.Lock()
+
+  def _source(self, shard):
+    """Returns a shard, opened when it is first read, and closed once unused."""
+    with self._lock:
+      source = self._sources.pop(shard, None)
+      if source is None:
+        count = self._index.shards[shard].records
+        source = array_record_data_source.ArrayRecordDataSource(
+          [_File(self._index.files[shard].path, 0, count, count)]
+        )
+      self._sources[shard] = source
+      if len(self._sources) > _OPEN:
+        self._sources.popitem(last=False)  # Who reads it has it until then.
+    return source
+
+  def raw(self, shard, number, wanted):
+    del wanted
+    file = self._index.files[shard]
+    try:
+      return examples.of_array_record(self._source(shard), number)
+    except OSError:
+      if files.stat(file.path, 'a shard') is None:
+        raise FileNotFoundError(file.path) from None
+      raise
+
+  def _parse(self, data):
+    return examples.parse(data)
+
+
+_READERS = {
+  'webdataset': _Tar,
+  'tfrecord': _TFRecord,
+  'arrayrecord': _ArrayRecord,
+  'parquet': parquet_table.Reader,
+  'folder': folder_table.Reader,
+}

@@ -1,0 +1,122 @@
+"""Damaged pairs and damaged shards, through every kind of source."""
+
+import collections
+import importlib.util
+import pathlib
+import resource
+import time
+
+import pytest
+import shard_files
+
+from imagen_jax import storage
+from imagen_jax.data import records as records_lib
+
+KINDS = ('webdataset', 'tfrecord', 'arrayrecord', 'parquet', 'folder')
+
+# Of a record, before it is said to hang; it takes milliseconds.
+_PATIENCE = 20.0
+_MEMORY = 2**31
+
+
+def _load(name):
+  path = pathlib.Path(__file__).parent / f'{name}.py'
+  spec = importlib.util.spec_from_file_location(name, path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+make_mutated = _load('make_mutated')
+
+
+def outcomes(task):
+  """How often each reason not to use a record comes; '' is of good ones."""
+  dataset = records_lib.open_dataset(task, max_missing_share=1.0)
+  records = records_lib.Records(task, dataset, 'train')
+  found = collections.Counter()
+  for index in range(len(records)):
+    started = time.monotonic()
+    try:
+      record = records.read(index)
+      assert record.picture.image.mode == 'RGB' and record.captions
+      found[''] += 1
+    except records_lib.BadRecordError as error:
+      found[str(error)] += 1
+    assert records.key(index)
+    assert time.monotonic() - started < _PATIENCE, records.key(index)
+  return found
+
+
+def corpus(kind, count):
+  """The pairs, as a kind of source can hold them."""
+  for pair in make_mutated.corpus(count):
+    caption = pair['txt']
+    if kind == 'folder' and caption is not None:
+      pair['txt'] = caption.decode(errors='surrogateescape')
+    yield pair
+
+
+def check(kind, folder, count):
+  shard_files.write_many(kind, folder, corpus(kind, count), per_shard=500)
+  task = shard_files.task(kind, folder)
+  assert shard_files.index(task).damaged == []
+  before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  found = outcomes(task)
+  after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  assert (after - before) * 1024 < _MEMORY
+  assert found.total() == count
+  return found
+
+
+@pytest.fixture(scope='module', autouse=True)
+def no_patience():
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(storage, 'WAITS', ())
+    yield
+
+
+pytestmark = pytest.mark.filterwarnings('ignore::UserWarning:PIL')
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_some_damaged_pairs_go_through_every_source(tmp_path, kind):
+  found = check(kind, tmp_path, 150)
+  assert found[''] > 15 and found['undecodable picture'] > 50
+
+
+@pytest.mark.slow
+def test_two_thousand_damaged_pairs_go_through_every_source(tmp_path):
+  """And every kind says the same of them."""
+  every = {kind: check(kind, tmp_path / kind, 2000) for kind in KINDS}
+  first = every['webdataset']
+  assert all(found == first for found in every.values()), every
+  assert set(first) == {
+    '',
+    'undecodable picture',
+    'picture too large',
+    'empty caption',
+    'caption too long',
+    'caption is not UTF-8',
+  }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', ('webdataset', 'tfrecord', 'parquet'))
+def test_damaged_shards_are_read_as_far_as_they_go(tmp_path, kind):
+  pairs = [shard_files.record(number) for number in range(6)]
+  path = tmp_path / f'a.{shard_files.ENDINGS[kind]}'
+  shard_files.write(kind, path, pairs)
+  good = path.read_bytes()
+  read = collections.Counter()
+  for damaged in make_mutated.mutate(good, 400):
+    path.write_bytes(damaged)
+    task = shard_files.task(kind, tmp_path)
+    try:
+      shard_files.index(task)
+    except ValueError as error:
+      assert 'has no records in 1 shards' in str(error)
+      read['refused'] += 1
+      continue
+    read.update(outcomes(task))
+  assert read[''] > 400 and read['refused'] > 0
