@@ -3,11 +3,12 @@
 #
 #   bash launch/install.sh          # does nothing where nothing has changed
 #   bash launch/install.sh --tpu    # with libtpu, on the hosts of a pod
+#   bash launch/install.sh --beam   # with Apache Beam, into .venv-beam
 #
 # Takes uv where it is installed, and pip otherwise. Every package, those that
 # building takes included, comes by hash from requirements/*.lock. Settings:
 #   PYTHON  the interpreter to make .venv from (else the first that fits)
-#   VENV    where to install (else .venv)
+#   VENV    where to install (else .venv, or .venv-beam)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -18,10 +19,13 @@ fail() {
 
 venv=${VENV:-.venv}
 locks=(requirements/main.lock requirements/encoder.lock)
+over=()
 case ${1:-} in
   '') ;;
   --tpu) locks+=(requirements/tpu.lock) ;;
-  *) fail "unknown argument $1; accepted: --tpu, or none" ;;
+  # Beam asks for older packages than main.lock has: an environment of its own.
+  --beam) venv=${VENV:-.venv-beam} over=(requirements/beam.lock) ;;
+  *) fail "unknown argument $1; accepted: --tpu, --beam, or none" ;;
 esac
 
 # Prints why Python $1 will not do; nothing where it will.
@@ -73,8 +77,8 @@ fi
 
 stamp=$venv/imagen-jax.stamp
 wanted=$(
-  { echo "$PWD"; cat "${locks[@]}" requirements/build.lock setup.cfg \
-    pyproject.toml; } | sha256sum | cut -d ' ' -f 1
+  { echo "$PWD"; cat "${locks[@]}" "${over[@]}" requirements/build.lock \
+    setup.cfg pyproject.toml; } | sha256sum | cut -d ' ' -f 1
 )
 version='import sys; print(sys.version)'
 if [[ -n ${PYTHON:-} && -x $venv/bin/python \
@@ -144,11 +148,13 @@ run_or_tell() {
   fail "installing failed; all that was said is in $log"
 }
 
-count=$(cat "${locks[@]}" | grep -c '==')
+count=$(cat "${locks[@]}" "${over[@]}" | grep -c '==')
 tool=$([[ -n $uv ]] && echo uv || echo pip)
 echo "installing $count packages (about 800 MB) into $venv with $tool, once"
 run_or_tell --require-hashes -r requirements/build.lock
 run_or_tell --require-hashes --no-build-isolation "${locks[@]/#/-r}"
+[[ -z ${over[*]} ]] \
+  || run_or_tell --require-hashes --no-build-isolation "${over[@]/#/-r}"
 run_or_tell --no-build-isolation -e .
 echo "$wanted" > "$stamp"
 echo "installed into $venv in $SECONDS s" \

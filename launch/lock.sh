@@ -40,3 +40,14 @@ awk '/^#/ || /^[^ ]/ {keep = /^#/ || /^libtpu==/} keep' "$full" \
   > requirements/tpu.lock
 echo "lock.sh: requirements/tpu.lock: $(grep -c '==' requirements/tpu.lock)" \
   'packages'
+
+# Beam holds some packages back (protobuf, pyarrow, Pillow, numpy). What it adds
+# and what it wants otherwise is a lock of its own, installed over main.lock.
+cp requirements/main.lock "$full"
+lock "$full" setup.cfg requirements/main.in --extra quickstart --extra test \
+  --extra beam --override requirements/overrides.txt "$@" > /dev/null
+awk 'NR == FNR {if (/==/) there[$0]; next}
+     /^#/ || /^[^ ]/ {keep = /^#/ || !($0 in there)} keep' \
+  requirements/main.lock "$full" > requirements/beam.lock
+echo "lock.sh: requirements/beam.lock: $(grep -c '==' requirements/beam.lock)" \
+  'packages'

@@ -7,7 +7,7 @@ from packaging import requirements
 from packaging import utils
 import pytest
 
-LOCKS = ('main', 'build', 'encoder', 'tpu')
+LOCKS = ('main', 'build', 'encoder', 'tpu', 'beam')
 PYTHONS = ('3.11.0', '3.12.0', '3.13.0')
 
 
@@ -48,6 +48,18 @@ def declared(repo):
   }
 
 
+def pins(repo, lock, env):
+  """{package: version} of a lock on such a machine."""
+  locked = {}
+  for requirement, _ in read(repo, lock):
+    if requirement.marker is None or requirement.marker.evaluate(env):
+      name = utils.canonicalize_name(requirement.name)
+      assert name not in locked, f'{name} is locked twice on {env}'
+      (pin,) = requirement.specifier
+      locked[name] = pin.version
+  return locked
+
+
 @pytest.mark.parametrize('lock', LOCKS)
 def test_every_package_is_pinned_with_a_hash(repo, lock):
   found = list(read(repo, lock))
@@ -72,22 +84,35 @@ def test_no_lock_names_an_index_or_a_path(repo, lock):
 @pytest.mark.parametrize('python', PYTHONS)
 def test_the_lock_has_what_setup_cfg_asks_for(repo, python, machine):
   env = environment(python, machine)
-  locked = {}
-  for requirement, _ in read(repo, 'main'):
-    if requirement.marker is None or requirement.marker.evaluate(env):
-      name = utils.canonicalize_name(requirement.name)
-      assert name not in locked, f'{name} is locked twice on {env}'
-      (pin,) = requirement.specifier
-      locked[name] = pin.version
+  locked = pins(repo, 'main', env)
   wanted = declared(repo)
-  # T5X cannot be locked with the rest: it wants packages of its own time.
-  assert set(wanted) == {'', 'tpu', 'quickstart', 'test', 't5x'}
+  # T5X cannot be locked with the rest: it wants packages of its own time. What
+  # s3 and bench add no test takes.
+  assert set(wanted) == {
+    *('', 's3', 'beam', 'tpu', 'quickstart', 'test', 't5x', 'bench'),
+  }
   for requirement in wanted[''] + wanted['quickstart'] + wanted['test']:
     if requirement.marker is None or requirement.marker.evaluate(env):
       name = utils.canonicalize_name(requirement.name)
       assert requirement.specifier.contains(locked[name]), requirement
   # One TensorFlow: two would overwrite each other's files.
   assert len({'tensorflow', 'tensorflow-cpu'} & set(locked)) == 1
+
+
+@pytest.mark.parametrize('python', PYTHONS)
+def test_what_beam_asks_for_lies_over_the_lock(repo, python):
+  env = environment(python, 'x86_64')
+  main, beam = pins(repo, 'main', env), pins(repo, 'beam', env)
+  both = {**main, **beam}
+  wanted = declared(repo)
+  for requirement in wanted['beam'] + wanted[''] + wanted['test']:
+    if requirement.marker is None or requirement.marker.evaluate(env):
+      name = utils.canonicalize_name(requirement.name)
+      assert requirement.specifier.contains(both[name]), requirement
+  # Once all of it fits main.lock, an environment of its own is for nothing.
+  assert any(
+    main.get(name, version) != version for name, version in beam.items()
+  )
 
 
 def test_declared_ranges_are_floors_and_no_more(repo):

@@ -40,7 +40,7 @@ def clone(tmp_path):
   (root / 'requirements').mkdir(parents=True)
   (root / 'launch').mkdir()
   shutil.copy(ROOT / 'launch/install.sh', root / 'launch')
-  for lock in ('main', 'build', 'encoder', 'tpu'):
+  for lock in ('main', 'build', 'encoder', 'tpu', 'beam'):
     (root / f'requirements/{lock}.lock').write_text('a==1\n')
   for name in ('setup.cfg', 'pyproject.toml'):
     (root / name).write_text('')
@@ -97,7 +97,7 @@ def test_install_names_the_python_that_it_needs(clone, programs):
 def test_install_refuses_arguments_that_it_does_not_know(clone):
   assert install(clone, '--gpu') == (
     1,
-    'install.sh: unknown argument --gpu; accepted: --tpu, or none\n',
+    'install.sh: unknown argument --gpu; accepted: --tpu, --beam, or none\n',
   )
 
 
@@ -141,6 +141,29 @@ def test_install_does_nothing_twice_and_sees_a_changed_lock(clone, programs):
 
   install(clone, '--tpu', path=programs)
   assert 'tpu.lock' in (clone / 'calls').read_text()
+
+
+def test_beam_is_installed_over_the_lock_in_an_environment_of_its_own(
+  clone, programs
+):
+  python = clone / '.venv-beam/bin/python'
+  python.parent.mkdir(parents=True)
+  (clone / '.venv-beam/imagen-jax.stamp').touch()
+  python.write_text(
+    '#!/bin/sh\n[ "$1" = -m ] && shift && echo "$@" >> calls\nexit 0\n'
+  )
+  python.chmod(0o755)
+  status, output = install(clone, '--beam', path=programs)
+  assert status == 0 and 'installed into .venv-beam' in output, output
+  calls = (clone / 'calls').read_text().splitlines()
+  assert [('main.lock' in line, 'beam.lock' in line) for line in calls] == [
+    (False, False),
+    (True, False),
+    (False, True),
+    (False, False),
+  ]
+  assert install(clone, '--beam', path=programs) == (0, '')
+  assert not (clone / '.venv').exists()
 
 
 def test_install_that_failed_is_tried_again(clone, programs):
