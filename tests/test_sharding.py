@@ -13,6 +13,7 @@ import pytest
 from imagen_jax import config
 from imagen_jax import sharding
 from imagen_jax import structs
+from imagen_jax.models import layers
 from imagen_jax.train import optimizer
 from imagen_jax.train import state
 
@@ -344,6 +345,26 @@ def test_eight_devices_compute_what_one_does(name):
     np.testing.assert_allclose(eight, one, rtol=0, atol=limit)
 
   jax.tree.map(check, *jax.device_get((expected, found)))
+
+
+def test_the_gradient_of_a_kernel_lies_where_the_kernel_does():
+  """Which each device so gets its share of, and never the whole."""
+  mesh = mesh_of(2, 2, 2)
+  layer = layers.conv(16, dtype=jnp.float32, name=None)
+  x = np.ones((4, 4, 4, 8), np.float32)
+  boxed = jax.eval_shape(layer.init, jax.random.key(0), x)['params']
+  places = sharding.param_shardings(boxed, mesh)
+  params = jax.device_put(shaken(sharding.unbox(boxed)), places)
+
+  @jax.jit
+  @jax.grad
+  def gradient(params, x):
+    return jnp.sum(layer.apply({'params': params}, x) ** 2)
+
+  with sharding.use_mesh(mesh):
+    found = gradient(params, sharding.put_batch(x, mesh))['kernel']
+  assert places['kernel'].spec == P(None, None, 'fsdp', 'model')
+  assert found.sharding.is_equivalent_to(places['kernel'], 4)
 
 
 def test_use_mesh_gives_activations_their_place():

@@ -52,6 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser):
   parser.add_argument(
     '--hlo', metavar='FILE', help='write the scheduled program there'
   )
+  parser.add_argument(
+    '--save',
+    metavar='FILE',
+    help='write the compiled step there, for `imagen-jax train --executable`',
+  )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -65,13 +70,14 @@ def main(args: argparse.Namespace) -> int:
   from imagen_jax.precompile import compile as compile_lib
   from imagen_jax.precompile import report
 
-  compiled = compile_lib.compile_step(config, topology)
+  compiled = compile_lib.compile_step(config, topology, save=args.save)
   if args.hlo and compiled.hlo is not None:
     pathlib.Path(args.hlo).write_text(compiled.hlo)
   found = report.figures(config, topology, compiled)
   if args.json:
     pathlib.Path(args.json).write_text(json.dumps(found, indent=2) + '\n')
   print(report.text(found))
-  if args.hlo and compiled.hlo is None:
-    print('it does not fit: --hlo was not written', file=sys.stderr)
+  for name in ('hlo', 'save'):
+    if getattr(args, name) and compiled.hlo is None:
+      print(f'it does not fit: --{name} was not written', file=sys.stderr)
   return 0 if found['fits'] else 1

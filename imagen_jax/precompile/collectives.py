@@ -27,6 +27,16 @@ OPCODES = frozenset(
 )
 _CHANNEL = r'\bchannel_id=(\d+)'
 _TARGET = r'custom_call_target="([^"]*)"'
+# Between slices the host's runtime does the work: what is its share of a
+# collective is handed to it by a send, and comes back by a receive.
+_BETWEEN_SLICES = r'_xla_megascale_transfer_type="([^"]*)"'
+_RUNTIME_KINDS = {
+  'ALL_GATHER': 'all-gather',
+  'ALL_REDUCE': 'all-reduce',
+  'ALL_TO_ALL': 'all-to-all',
+  'ONE_TO_ONE': 'collective-permute',
+  'REDUCE_SCATTER': 'reduce-scatter',
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +50,7 @@ class Transfer:
     times: how often in a step.
     asynchronous: whether other work goes on meanwhile.
     source: what of the model it is for, as JAX names it.
+    across: whether it goes over the network between slices, and no other way.
   """
 
   kind: str
@@ -48,6 +59,7 @@ class Transfer:
   times: int
   asynchronous: bool
   source: str
+  across: bool = False
 
 
 def transfers(
@@ -61,7 +73,8 @@ def transfers(
     num_devices: that the program is for.
 
   Raises:
-    ValueError: where it is not clear between how many devices one is.
+    ValueError: where it is not clear between how many devices one is, or what
+      the host is handed.
   """
   started = {
     channel
@@ -75,6 +88,8 @@ def transfers(
     if each.opcode.removesuffix('-start') in KINDS:
       begins = each.opcode.endswith('-start')
       found.append(_transfer(each, each, run, begins or wrapped, num_devices))
+    elif each.opcode == 'send':
+      found.append(_between_slices(run))
     elif each.opcode == 'fusion':
       inside = _inside(module, each)
       for computation, collective in inside:
@@ -152,6 +167,53 @@ def _transfer(collective, whole, run, asynchronous, num_devices):
     asynchronous=asynchronous,
     source=collective.attribute(r'op_name="((?:\\.|[^"\\])*)"') or '',
   )
+
+
+def _between_slices(run):
+  """The transfer that a send hands to the runtime."""
+  each = run.instruction
+  kind = _RUNTIME_KINDS.get(each.attribute(_BETWEEN_SLICES))
+  # '{1,2}x{0:3}' are two slices, of which devices 0 to 3.
+  slices = each.attribute(r'_xla_megascale_target="\{([^}]*)\}x')
+  if kind is None or slices is None:
+    raise ValueError(
+      f'the HLO hands %{each.name} to the host, which is not understood: its '
+      'bytes cannot be counted'
+    )
+  group = sum(_length(part) for part in slices.split(','))
+  size = hlo.size(_parts(each.shape)[0])
+  share = {
+    'all-gather': group - 1,
+    'all-reduce': 2 * (group - 1) / group,
+    'collective-permute': 1,
+  }.get(kind, (group - 1) / group)
+  return Transfer(
+    kind=kind,
+    wire_bytes=size * share,
+    group=group,
+    times=run.times,
+    asynchronous=_works_meanwhile(run),
+    source=each.attribute(r'op_name="((?:\\.|[^"\\])*)"') or '',
+    across=True,
+  )
+
+
+def _length(part):
+  first, _, last = part.partition(':')
+  return int(last or first) - int(first) + 1
+
+
+def _works_meanwhile(run):
+  """Whether anything is computed between a send and what is received."""
+  channel, sent = run.instruction.attribute(_CHANNEL), False
+  for each in run.computation.instructions.values():
+    if each is run.instruction:
+      sent = True
+    elif sent and each.cycles:
+      return True
+    elif each.opcode == 'recv-done' and each.attribute(_CHANNEL) == channel:
+      return False
+  return False
 
 
 def _parts(shape):

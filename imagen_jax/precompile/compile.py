@@ -6,13 +6,12 @@ import re
 import time
 
 import jax
-import jax.numpy as jnp
 
 from imagen_jax import config as config_lib
 from imagen_jax import flops
 from imagen_jax import sharding
-from imagen_jax import structs
 from imagen_jax.precompile import topology as topology_lib
+from imagen_jax.train import executable
 from imagen_jax.train import optimizer
 from imagen_jax.train import state as state_lib
 from imagen_jax.train import step as step_lib
@@ -83,12 +82,19 @@ class Compiled:
 
 
 def compile_step(
-  config: config_lib.Config, topology: topology_lib.Topology
+  config: config_lib.Config,
+  topology: topology_lib.Topology,
+  save: str | None = None,
 ) -> Compiled:
   """Compiles the training step of a config for a topology.
 
   It is the step that `imagen-jax train` runs, with the state and the batch in
   the shardings that it gives them. To be called after `topology.prepare`.
+
+  Args:
+    config: the run.
+    topology: what it is to run on.
+    save: a file, for the compiled step of what fits; None writes none.
 
   Raises:
     ValueError: where the config's mesh or batch does not fit the topology.
@@ -107,31 +113,29 @@ def compile_step(
   # Not within the mesh: what Optax computes here has no device to do it.
   shardings = state_lib.state_shardings(config, tx, mesh)
   state = state_lib.abstract_state(config, tx, shardings)
-  place = jax.sharding.NamedSharding(mesh, sharding.batch_spec(config.mesh))
-  batch = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-    abstract_batch(config, size),
-  )
   facts = {
     'mesh': dict(mesh.shape),
     'flops': model_flops(config) * size / len(devices),
     'whole': sharding.whole_copies(state, mesh),
   }
+  given = state, step_lib.abstract_batch(config, mesh)
   capacity = topology.chip.hbm_bytes
   with sharding.use_mesh(mesh, config.mesh):
-    step = step_lib.compile_step(config, tx, shardings, mesh)
-    lowered = step.lower(state, batch)
+    lowered = step_lib.lower_step(config, tx, state, mesh)
     try:
       compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-      program, memory = None, refused(str(error), (state, batch), capacity)
+      program, memory = None, refused(str(error), given, capacity)
       if memory is None:
         raise
     else:
       program, memory = compiled.as_text(), used(compiled, capacity)
+      if save:
+        made_of = executable.fingerprint(config, lowered, mesh)
+        executable.save(save, compiled, made_of)
   if not memory.fits:
     # Outside the mesh: of one device alone.
-    largest = largest_kept(config, size // shards)
+    largest = largest_kept(config, size // shards // config.train.microbatches)
     memory = dataclasses.replace(memory, largest=largest)
   wall, cpu = time.perf_counter(), time.process_time()
   return Compiled(
@@ -205,24 +209,13 @@ def largest_kept(
   keys = step_lib.step_keys(0, 0)
   loss = lambda params, batch: step_lib.loss_fn(params, batch, keys, config)[0]
   params = sharding.unbox(state_lib.abstract_params(config))
-  return tuple(flops.kept(loss, params, abstract_batch(config, size))[:count])
+  return tuple(
+    flops.kept(loss, params, state_lib.abstract_batch(config, size))[:count]
+  )
 
 
 def _bytes(amount, unit):
   return round(float(amount) * _UNITS[unit])
-
-
-def abstract_batch(config: config_lib.Config, size: int) -> structs.Batch:
-  """Shapes of a batch of so many examples, as the training loop makes it."""
-  pixels, lowres = config.stage.image_size, config.stage.lowres_size
-  image = lambda n: jax.ShapeDtypeStruct((size, n, n, 3), jnp.float32)
-  tokens = (size, config.text.max_length)
-  text = structs.TextCond(
-    # As stores hold it.
-    jax.ShapeDtypeStruct((*tokens, config.text.embed_dim), jnp.bfloat16),
-    jax.ShapeDtypeStruct(tokens, jnp.bool_),
-  )
-  return structs.Batch(image(pixels), text, lowres and image(lowres))
 
 
 def model_flops(config: config_lib.Config) -> int:
@@ -237,5 +230,7 @@ def model_flops(config: config_lib.Config) -> int:
   keys = step_lib.step_keys(0, 0)
   loss = lambda params, batch: step_lib.loss_fn(params, batch, keys, plain)[0]
   params = sharding.unbox(state_lib.abstract_params(plain))
-  jaxpr = jax.make_jaxpr(jax.grad(loss))(params, abstract_batch(plain, 1))
+  jaxpr = jax.make_jaxpr(jax.grad(loss))(
+    params, state_lib.abstract_batch(plain, 1)
+  )
   return flops.products(jaxpr.jaxpr).total()

@@ -119,7 +119,7 @@ def step_time(
   sending = blocking = 0.0
   for each in sent:
     # A group larger than a slice is as slow as the network between slices.
-    across = each.group > per_slice
+    across = each.across or each.group > per_slice
     speed = chip.dcn_bandwidth if across else chip.ici_bandwidth
     seconds = each.wire_bytes * each.times / speed
     sending += seconds

@@ -56,26 +56,42 @@ _FREE = {
   'opt-barrier',
   'parameter',
   'partition-id',
+  'recv',
+  'recv-done',
   'replica-id',
+  'send',
+  'send-done',
   'slice-done',
   'slice-start',
   'tuple',
   'while',
 }
-_FREE_CALLS = {'AllocateBuffer', 'AsyncCollectiveStart', 'AsyncCollectiveDone'}
+# 'SliceId' reads a number that the host has put into memory.
+_FREE_CALLS = {
+  'AllocateBuffer',
+  'AsyncCollectiveDone',
+  'AsyncCollectiveStart',
+  'SliceId',
+}
+# Writes zeros, in place, where an array's tiles are larger than it: at most its
+# bytes, by which it is told.
+_BY_BYTES = {'ZeroCrop'}
+_TARGET = r'custom_call_target="([^"]*)"'
 
 
 def category(module: hlo.Module, instruction: hlo.Instruction) -> str:
   """Which of `CATEGORIES` an instruction's time is told under."""
+  if instruction.attribute(_TARGET) in _BY_BYTES:
+    return 'copies'
   opcodes = {instruction.opcode}
   if instruction.opcode == 'fusion':
     for name in instruction.called():
       opcodes |= module.opcodes(name)
   if opcodes & _MATRIX:
     return 'matrix units'
-  own = opcodes - collectives_lib.OPCODES - {'custom-call'}
-  if own != opcodes and instruction.cycles is None:
+  if opcodes & collectives_lib.OPCODES and instruction.cycles is None:
     return 'collectives'
+  own = opcodes - collectives_lib.OPCODES - {'custom-call'}
   if own & _REDUCTIONS:
     return 'norms and reductions'
   return 'copies' if own <= _MOVES else 'element-wise'
@@ -85,8 +101,8 @@ def check_kernel(instruction):
   """Raises ValueError for a kernel, whose time nobody estimates."""
   if instruction.opcode != 'custom-call':
     return
-  target = instruction.attribute(r'custom_call_target="([^"]*)"')
-  if target not in _FREE_CALLS:
+  target = instruction.attribute(_TARGET)
+  if target not in _FREE_CALLS | _BY_BYTES:
     raise ValueError(
       f'the HLO calls %{instruction.name}, the kernel {target!r}, for which '
       'the compiler has no estimate: its time cannot be modelled'
@@ -95,7 +111,9 @@ def check_kernel(instruction):
 
 def takes_no_time(module, instruction):
   """Of an instruction without an estimate: whether it should have none."""
-  if instruction.opcode in _FREE or instruction.opcode == 'custom-call':
+  if instruction.opcode == 'custom-call':
+    return instruction.attribute(_TARGET) not in _BY_BYTES
+  if instruction.opcode in _FREE:
     return True
   # Told by its bytes instead, in `traffic`.
   return collectives_lib.of_fusion(module, instruction)

@@ -21,8 +21,8 @@ def run(monkeypatch, repo):
   asked = []
 
   def run(arguments, hlo, total=1):
-    def compile_step(config, pod):
-      asked.append((config, pod))
+    def compile_step(config, pod, save=None):
+      asked.append((config, pod, save))
       return compile_lib.Compiled(
         hlo=hlo,
         memory=compile_lib.Memory(1, 0, 1, 0, total, 10),
@@ -50,10 +50,12 @@ ENTRY %main (p: f32[8]) -> f32[8] {
 def test_the_figures_and_the_program_are_written(run, tmp_path, capsys):
   files = ['--json', str(tmp_path / 'a.json'), '--hlo', str(tmp_path / 'a.hlo')]
   options = ['--topology', 'v5e:2x2', '--slices', '2']
-  status, ((config, pod),) = run(
+  files += ['--save', 'a.step']
+  status, ((config, pod, save),) = run(
     [*options, *files, '--set', 'train.batch_size=12'], PROGRAM
   )
   assert status == 0
+  assert save == 'a.step'
   assert config.train.batch_size == 12
   assert pod == topology.Topology('v5e', (2, 2), 2)
   assert (tmp_path / 'a.hlo').read_text() == PROGRAM
@@ -64,12 +66,14 @@ def test_the_figures_and_the_program_are_written(run, tmp_path, capsys):
 
 def test_what_does_not_fit_has_status_1(run, tmp_path, capsys):
   files = ['--hlo', str(tmp_path / 'a.hlo')]
+  files += ['--save', str(tmp_path / 'a.step')]
   status, _ = run(['--topology', 'v5e:2x2', *files], None, total=11)
   assert status == 1
   assert not (tmp_path / 'a.hlo').exists()
   shown = capsys.readouterr()
   assert 'does not fit' in shown.out
   assert '--hlo was not written' in shown.err
+  assert '--save was not written' in shown.err
 
 
 def test_an_unknown_topology_is_one_line(run, capsys):

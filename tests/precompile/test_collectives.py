@@ -175,3 +175,54 @@ def test_groups_that_are_not_understood_are_refused(write, groups):
   entry = [P, f'ROOT %c = f32[8,128] all-reduce(%p), channel_id=1, {groups}']
   with pytest.raises(ValueError, match='%c has groups that are not understood'):
     found(write.program(entry))
+
+
+# As libtpu 0.0.50.1 writes it for two slices.
+RUNTIME = (
+  'is_host_transfer=true, frontend_attributes={{_xla_host_transfer_handler_name'
+  '="xla_megascale_runtime",_xla_megascale_target="{target}",'
+  '_xla_megascale_transfer_type="{kind}"}}'
+)
+
+
+def handed(kind='ALL_REDUCE', target='{1,2}x{0:3}', between=()):
+  """A program that hands a part to the runtime, and waits for it."""
+  attributes = 'channel_id=7, ' + RUNTIME.format(kind=kind, target=target)
+  shape = '(f32[8,128]{1,0}, u32[], token[])'
+  return [
+    P,
+    '%t = token[] after-all()',
+    f'%s = {shape} send(%p, %t), {attributes}',
+    f'%v = {shape} recv(%t), {attributes}',
+    *between,
+    '%w = (f32[8,128]{1,0}, token[]) recv-done(%v), channel_id=7',
+    '%x = token[] send-done(%s), channel_id=7',
+    'ROOT %r = f32[8,128] get-tuple-element(%w), index=0',
+  ]
+
+
+@pytest.mark.parametrize(
+  'kind, target, told, wire',
+  [
+    ('ALL_REDUCE', '{1,2}x{0:3}', 'all-reduce', SIZE),
+    ('ALL_REDUCE', '{1:4}x{0:3}', 'all-reduce', 2 * SIZE * 3 / 4),
+    ('ALL_GATHER', '{1:4}x{0}', 'all-gather', 3 * SIZE),
+    ('REDUCE_SCATTER', '{1,3}x{0}', 'reduce-scatter', SIZE / 2),
+    ('ONE_TO_ONE', '{1,2}x{0}', 'collective-permute', SIZE),
+  ],
+)
+def test_what_slices_send_each_other(write, kind, target, told, wire):
+  (transfer,) = found(write.program(handed(kind, target)))
+  assert (transfer.kind, transfer.wire_bytes) == (told, wire)
+  assert transfer.across and not transfer.asynchronous
+
+
+def test_slices_send_beside_what_is_computed_meanwhile(write):
+  work = f'%n = f32[8,128]{{1,0}} negate(%p), {write.estimate(100)}'
+  (transfer,) = found(write.program(handed(between=[work])))
+  assert transfer.asynchronous
+
+
+def test_another_send_to_the_host_is_refused(write):
+  with pytest.raises(ValueError, match='hands %s to the host'):
+    found(write.program(handed(kind='OUTFEED')))

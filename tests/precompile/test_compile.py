@@ -103,13 +103,13 @@ def test_flops_leave_out_what_is_done_twice(repo):
 
 def test_a_batch_is_what_the_loop_makes(repo):
   config = config_lib.load(str(repo / 'configs/tiny_sr.py'))
-  batch = compile_lib.abstract_batch(config, 6)
+  batch = state_lib.abstract_batch(config, 6)
   stage = config.stage
   assert batch.image.shape == (6, stage.image_size, stage.image_size, 3)
   assert batch.lowres.shape == (6, stage.lowres_size, stage.lowres_size, 3)
   assert batch.text.embed.dtype == jnp.bfloat16
   base = config_lib.load(str(repo / 'configs/tiny_base.py'))
-  assert compile_lib.abstract_batch(base, 6).lowres is None
+  assert state_lib.abstract_batch(base, 6).lowres is None
 
 
 @pytest.mark.slow

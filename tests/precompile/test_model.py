@@ -149,6 +149,34 @@ def test_what_is_sent_for_longer_than_is_computed_shows():
   assert time.exposed == math.sqrt((1 + 9) * (4 + 9))
 
 
+def test_zeros_at_an_edge_are_told_by_their_bytes(write):
+  entry = [
+    P,
+    '%k = f32[8,128] custom-call(%p), custom_call_target="ZeroCrop"',
+    'ROOT %s = u32[] custom-call(), custom_call_target="SliceId"',
+  ]
+  time = model.step_time(hlo.parse(write.program(entry)), POD, 4)
+  assert time.unestimated == pytest.approx(2 * SIZE / CHIP.hbm_bandwidth)
+  assert sum(time.pess.values()) == time.unestimated
+
+
+def test_what_the_runtime_sends_goes_over_the_network(write):
+  sent = 'channel_id=7, frontend_attributes={_xla_megascale_target="{1,2}x{0}",'
+  sent += '_xla_megascale_transfer_type="ALL_REDUCE"}'
+  entry = [
+    P,
+    f'%s = (f32[8,128], u32[], token[]) send(%p), {sent}',
+    f'%v = (f32[8,128], u32[], token[]) recv(), {sent}',
+    'ROOT %w = (f32[8,128], token[]) recv-done(%v), channel_id=7',
+  ]
+  two = topology.parse('v5e:2x1', 2)
+  # Of two, far less than a slice has: the group does not say it.
+  time = model.step_time(hlo.parse(write.program(entry)), two, 4)
+  assert time.sending == pytest.approx(SIZE / CHIP.dcn_bandwidth)
+  assert time.blocking == time.sending
+  assert sum(time.pess.values()) == 0
+
+
 def test_between_slices_the_network_is_slower(write):
   two = topology.parse('v5e:2x1', 2)
   time = model.step_time(collective(write, ''), two, 4)

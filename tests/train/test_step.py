@@ -8,6 +8,7 @@ import pytest
 
 from imagen_jax import cascade
 from imagen_jax import config as config_lib
+from imagen_jax import sharding
 from imagen_jax import structs
 from imagen_jax.train import state as state_lib
 from imagen_jax.train import step as step_lib
@@ -246,6 +247,35 @@ def test_metrics_describe_the_state_before_the_update(tiny, network):
     {'w': jnp.float32(0.5)}, batch(cfg), step_lib.step_keys(0, 0), cfg
   )
   np.testing.assert_array_equal(metrics['loss'], loss)
+
+
+@pytest.mark.parametrize('row', ['base', 'sr'])
+def test_microbatches_add_up_to_the_same_step(row, tiny, network):
+  """Each part with its own rows of what is drawn, and of what is given."""
+  cfg = config_lib.override(
+    config_lib.load(f'{tiny}:{row}'), ['stage.diffusion.self_condition=true']
+  )
+  some = batch(cfg)
+  # Rows that differ, so that a loss of another's is another loss.
+  shades = jnp.linspace(-1, 1, 16)[:, None, None, None]
+  some = some.replace(image=some.image * shades)
+  params = {'w': jnp.float32(0.7)}
+  whole = step_lib.gradients(params, some, step_lib.step_keys(0, 3), cfg)
+  parts = config_lib.override(cfg, ['train.batch_size=16'])
+  parts = config_lib.override(parts, ['train.microbatches=4'])
+  found = step_lib.gradients(params, some, step_lib.step_keys(0, 3), parts)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, whole
+  )
+
+
+def test_microbatches_that_do_not_divide_over_the_mesh_are_refused(tiny):
+  cfg = config_lib.override(
+    config_lib.load(tiny), ['train.batch_size=24', 'train.microbatches=2']
+  )
+  mesh = sharding.make_mesh(cfg.mesh)
+  with pytest.raises(ValueError, match='train.microbatches is 2 .* divides 3'):
+    step_lib.compile_step(cfg, optax.sgd(0.5), None, mesh)
 
 
 def losses(cfg, w=0.5, size=16, step=0):
