@@ -13,6 +13,7 @@ from imagen_jax import config as config_lib
 from imagen_jax import sharding
 from imagen_jax import storage
 from imagen_jax.train import checkpoint
+from imagen_jax.train import digest
 from imagen_jax.train import state
 
 MANIFEST_FILE = 'manifest.json'
@@ -59,7 +60,7 @@ def export_weights(
     The manifest.
 
   Raises:
-    ValueError: where there is no such checkpoint.
+    ValueError: where there is no such checkpoint, or it is damaged.
   """
   storage.check_writable(out, '--out')
   out = storage.Path(out)
@@ -77,19 +78,19 @@ def export_weights(
         f'{"" if step is None else f" of step {step}"}; accepted: '
         f'{", ".join(map(str, steps)) or "a workdir that has one"}'
       )
-    config = checkpointer.config(step)
-    identity = checkpointer.identity(step)
+    said = checkpointer.said(step)
     out.mkdir(parents=True, exist_ok=True)
     (out / MANIFEST_FILE).unlink(missing_ok=True)
     # Next, as it marks the folder as one that an export may replace.
-    text = config_lib.to_json(config)
+    text = config_lib.to_json(said.config)
     (out / CONFIG_FILE).write_text(text)
     for old in out.glob('weights-*.safetensors'):
       old.unlink()
-    files = {}
+    files, digests = {}, {}
     shards = _shards(checkpointer.ema_shapes(step), shard_bytes)
     for number, names in enumerate(shards, 1):
       arrays = checkpointer.restore_ema(step, names)
+      digests |= digest.of_arrays(arrays)
       name = f'weights-{number:05d}-of-{len(shards):05d}.safetensors'
       blob = safetensors.save(arrays)
       (out / name).write_bytes(blob)
@@ -98,12 +99,13 @@ def export_weights(
         'bytes': len(blob),
         'arrays': list(arrays),
       }
+    said.check({'ema_params': digest.joined(digests)})
   manifest = {
     'imagen_jax': imagen_jax.__version__,
-    'stage': config.stage.name,
+    'stage': said.config.stage.name,
     'step': step,
     'weights': 'ema',
-    'text_identity': identity,
+    'text_identity': said.identity,
     'config_sha256': hashlib.sha256(text.encode()).hexdigest(),
     'files': files,
   }

@@ -68,25 +68,27 @@ class Cascade:
       edits: a `structs.Edit` a stage, of one picture, for all of the batch to
         start from; None to start from noise.
     """
+    count = keys.shape[0]
     shards = sharding.num_batch_shards(self._mesh, self._layout)
-    place = sharding.replicated(self._mesh)
-    if keys.shape[0] % shards == 0:
-      spec = sharding.batch_spec(self._layout)
-      place = jax.sharding.NamedSharding(self._mesh, spec)
+    # The last image again, where the devices cannot share them evenly: each
+    # device would draw them all.
+    rows = np.minimum(np.arange(-(-count // shards) * shards), count - 1)
+    spec = sharding.batch_spec(self._layout)
+    place = jax.sharding.NamedSharding(self._mesh, spec)
     put = functools.partial(jax.device_put, device=place)
-    keys, text = put(keys), jax.tree.map(put, text)
+    keys, text = put(keys[rows]), put(jax.tree.map(lambda x: x[rows], text))
     x = None
     for number, draw in enumerate(self._draw):
       # A key of its own a stage: the same noise twice would correlate them.
       keys_here = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
-      weight = put(jnp.asarray(guidance_weights[number], jnp.float32))
+      weight = put(np.asarray(guidance_weights[number], np.float32)[rows])
       edit = ()
       if edits is not None:
-        whole = lambda a: np.broadcast_to(a, (*keys.shape, *a.shape))
-        edit = (put(jax.tree.map(whole, edits[number])),)
+        every = lambda a: np.broadcast_to(a, (len(rows), *a.shape))
+        edit = (put(jax.tree.map(every, edits[number])),)
       with self._placed():
         x = draw(self._params[number], keys_here, text, x, weight, *edit)
-    return x
+    return x[:count]
 
   def _placed(self):
     # Where no image is split, nothing need be asked of the network.

@@ -76,10 +76,31 @@ def test_the_batch_size_changes_nothing(cascade, tiny_encoder):
   assert whole.shape == (3, 32, 32, 3)
   assert abs(whole).max() <= 1
   assert whole.std() > 0.05
-  # A batch of 8 is split over 8 devices, the others are not.
+  # A batch of 8 is split over 8 devices as it is, the others are filled up.
   np.testing.assert_allclose(draw([0, 1, 2, 2, 2, 2, 2, 2]), whole, atol=1e-5)
   for row in range(3):
     np.testing.assert_allclose(draw([row])[0], whole[row], atol=1e-5)
+
+
+@pytest.mark.parametrize('count', [1, 8, 9])
+def test_devices_draw_as_few_pictures_as_can_be(
+  count, cascade, tiny_encoder, monkeypatch
+):
+  drawn = []
+
+  def draw(params, keys, text, lowres, weight):
+    for given in (keys, text.embed, text.mask, weight):
+      drawn.append({shard.data.shape[0] for shard in given.addressable_shards})
+    return keys
+
+  monkeypatch.setattr(cascade, '_draw', [draw, draw])
+  prompts = [f'word {n}' for n in range(count)]
+  encoded = tiny_encoder(cascade.text).encode(prompts)
+  keys = generate._keys(0, prompts, [0] * count)
+  found = cascade(keys, encoded, np.ones((2, count)))
+  assert drawn == [{-(-count // 8)}] * 8
+  assert (jax.random.key_data(found) != 0).any()
+  assert found.shape == (count,)
 
 
 def test_devices_may_share_a_picture(cascade, exports, tiny_encoder):
@@ -106,7 +127,9 @@ def test_stages_have_noise_of_their_own(cascade, tiny_encoder, monkeypatch):
   seen = []
 
   def draw(params, keys, text, lowres, weight):
-    seen.extend(map(tuple, np.asarray(jax.random.key_data(keys)).tolist()))
+    found = np.asarray(jax.random.key_data(keys))[: len(PROMPTS)]
+    seen.extend(map(tuple, found.tolist()))
+    return keys
 
   monkeypatch.setattr(cascade, '_draw', [draw, draw])
   keys = generate._keys(0, PROMPTS, [0, 0, 0])

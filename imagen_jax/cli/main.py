@@ -22,13 +22,15 @@ import traceback
 import imagen_jax
 
 COMMANDS = {
-  'data': 'build a dataset, or look into one',
+  'data': 'build a dataset, index shards, or look into either',
   'encode': 'encode captions into a store of text embeddings',
   'train': 'train one stage, or resume it',
+  'status': 'print where a run stands',
   'export': "write a stage's averaged weights for sampling",
   'sample': 'make pictures from captions with exported stages',
   'describe': 'count what a stage is made of and costs',
   'precompile': "compile a stage's training step for a TPU that is not here",
+  'plan': 'find how a stage runs fastest on a TPU that is not here',
   'score': 'check sampled pictures against their captions',
 }
 

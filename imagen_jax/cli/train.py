@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import shlex
 import sys
 
@@ -12,7 +13,8 @@ HELP = 'train one stage, or resume it'
 _EPILOG = """\
 A workdir that holds a checkpoint is resumed from it. Ctrl-C and SIGTERM finish
 the step, save, and say how to go on. The workdir gets checkpoints/,
-metrics.jsonl, tensorboard/, samples/ and config.json.
+metrics.jsonl, tensorboard/, samples/, skipped/ and config.json; `imagen-jax
+status DIR` says where the run stands.
 
 On the hosts of a TPU pod, start the same command on each: they find each
 other. Elsewhere, say who is who with --coordinator, --num-processes and
@@ -48,6 +50,18 @@ def add_arguments(parser: argparse.ArgumentParser):
     action='store_true',
     help="resume although the config differs from the checkpoint's",
   )
+  parser.add_argument(
+    '--profile-steps',
+    metavar='FIRST:LAST',
+    help='write a trace of these steps for xprof to profile/; SIGUSR1 has a '
+    'running process write one of its next five',
+  )
+  parser.add_argument(
+    '--executable',
+    metavar='FILE',
+    help='the step that `imagen-jax precompile --save FILE` compiled for this '
+    'run; local, or gs://...; it is code: take none from strangers',
+  )
   devices.add_arguments(parser)
 
 
@@ -61,6 +75,7 @@ def main(args: argparse.Namespace) -> int:
       'text.store is empty; accepted: a folder that `imagen-jax encode` '
       'wrote (--set text.store=DIR), or --set text.online=true'
     )
+  steps = _profile_steps(args.profile_steps)
   devices.start(
     config.mesh.simulated_devices,
     coordinator=args.coordinator,
@@ -73,7 +88,11 @@ def main(args: argparse.Namespace) -> int:
 
   try:
     outcome = loop.train(
-      config, args.workdir, allow_config_change=args.allow_config_change
+      config,
+      args.workdir,
+      allow_config_change=args.allow_config_change,
+      profile_steps=steps,
+      executable=args.executable,
     )
   except FloatingPointError as error:
     print(f'imagen-jax: {error}', file=sys.stderr)
@@ -91,6 +110,23 @@ def main(args: argparse.Namespace) -> int:
       file=sys.stderr,
     )
   return status
+
+
+def _profile_steps(text):
+  """The steps that --profile-steps names, or None.
+
+  Raises:
+    ValueError: where it names none.
+  """
+  if text is None:
+    return None
+  match = re.fullmatch(r'(\d+):(\d+)', text)
+  steps = match and tuple(map(int, match.groups()))
+  if not steps or not 1 <= steps[0] <= steps[1]:
+    raise ValueError(
+      f'--profile-steps is {text!r}; accepted: FIRST:LAST, such as 10:15'
+    )
+  return steps
 
 
 def _program():

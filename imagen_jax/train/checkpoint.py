@@ -1,20 +1,73 @@
 """Checkpoints: state, data position and config, saved together by Orbax.
 
-Beside the config lies the identity of the text encoder (`text/identity.py`),
-which the config does not say: it names a place, not what lies there.
+Beside the config lie the identity of the text encoder (`text/identity.py`),
+which the config does not say, as it names a place and not what lies there; and
+digests of all that is saved, by which damage is told when it is read.
 """
 
+import dataclasses
 import pathlib
 
 import jax
+from jax.experimental import multihost_utils
 import numpy as np
 import orbax.checkpoint as ocp
 
 from imagen_jax import config
 from imagen_jax import storage
+from imagen_jax.train import digest
 from imagen_jax.train import state as state_lib
 
 _SLICE_BYTES = 1 << 20
+
+# Letters of what others say of a damaged file; they say more.
+_TOLD = 300
+
+# Where checkpoints that are damaged are put, in the workdir.
+DAMAGED = 'damaged'
+
+# What TensorStore and the system say where nothing is known of what lies there.
+_UNKNOWN = (
+  'PERMISSION_DENIED',
+  'UNAUTHENTICATED',
+  'UNAVAILABLE',
+  'DEADLINE_EXCEEDED',
+  'RESOURCE_EXHAUSTED',
+  'Permission denied',
+  'Too many open files',
+)
+
+
+class DamagedError(ValueError):
+  """A checkpoint that cannot be read, or is not what was saved."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Said:
+  """What a checkpoint says of itself.
+
+  Attributes:
+    step: finished updates.
+    config: that it was saved under.
+    identity: of the run's text encoder; None before 0.1.0.
+    digests: of the parts of the state, and of the position in the data; none
+      before 0.1.0.
+  """
+
+  step: int
+  config: config.Config
+  identity: dict | None
+  digests: dict[str, str]
+
+  def check(self, digests: dict[str, str]):
+    """Raises DamagedError where one of `digests` is not as it was saved."""
+    for name, found in digests.items():
+      expected = self.digests.get(name, found)
+      if found != expected:
+        raise DamagedError(
+          f'checkpoint {self.step}: {name} is not what was saved (its digest '
+          f'is {found}, was {expected})'
+        )
 
 
 class Checkpointer:
@@ -35,11 +88,11 @@ class Checkpointer:
   ):
     # Orbax asks for absolute paths, which buckets have anyway.
     storage.check_bucket(workdir, '--workdir')
-    path = storage.Path(workdir)
+    self._workdir = storage.Path(workdir)
     if not storage.is_bucket(workdir):
-      path = storage.Path(pathlib.Path(workdir).absolute())
+      self._workdir = storage.Path(pathlib.Path(workdir).absolute())
     self._manager = ocp.CheckpointManager(
-      path / 'checkpoints',
+      self._workdir / 'checkpoints',
       options=ocp.CheckpointManagerOptions(
         max_to_keep=keep, enable_async_checkpointing=True, create=create
       ),
@@ -53,8 +106,13 @@ class Checkpointer:
   def __enter__(self):
     return self
 
-  def __exit__(self, *_):
-    self._manager.wait_until_finished()
+  def __exit__(self, kind, *_):
+    try:
+      self._manager.wait_until_finished()
+    except Exception:
+      # What ends the run matters more; who saves has asked for `wait`.
+      if kind is None:
+        raise
     self._manager.close()
 
   def latest(self) -> int | None:
@@ -80,6 +138,11 @@ class Checkpointer:
       cfg: the run's config.
       identity: of its text encoder.
     """
+    said = {
+      'json': config.to_json(cfg),
+      'text_identity': identity,
+      'digests': digests_of(state, data),
+    }
     self._manager.save(
       int(state.step),
       # When to save is the loop's business. Unforced, Orbax may leave a save
@@ -88,46 +151,105 @@ class Checkpointer:
       args=ocp.args.Composite(
         state=ocp.args.PyTreeSave(state),
         data=ocp.args.JsonSave(data),
-        config=ocp.args.JsonSave(
-          {'json': config.to_json(cfg), 'text_identity': identity}
-        ),
+        config=ocp.args.JsonSave({**said, 'digest': digest.of_json(said)}),
       ),
     )
+
+  def is_saving(self) -> bool:
+    """Whether a save is under way."""
+    return self._manager.is_saving_in_progress()
+
+  def wait(self):
+    """Returns when no save is under way; raises what the last one met."""
+    self._manager.wait_until_finished()
+
+  def discard(self, step: int):
+    """Removes what a save that failed has left; to be called on all hosts."""
+    if jax.process_index() == 0:
+      for path in self._manager.directory.glob(f'{step}.orbax-checkpoint-tmp*'):
+        path.rmtree(missing_ok=True)
+    multihost_utils.sync_global_devices(f'imagen_jax_discard_{step}')
+    self._manager.reload()
 
   def restore(self, step: int, abstract: state_lib.TrainState):
     """The state in the shardings of `abstract`, and the loader's position.
 
-    The mesh may differ from the one that the checkpoint was saved on.
+    The mesh may differ from the one that the checkpoint was saved on. Where it
+    cannot be read by one host, the others do not learn of it: see `resume`.
+
+    Raises:
+      DamagedError: where it cannot be read, on this host.
+      ValueError: where storage does not say what there is.
     """
-    restored = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.PyTreeRestore(
-          abstract,
-          restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
-        ),
-        data=ocp.args.JsonRestore(),
-      ),
+    args = ocp.args.PyTreeRestore(
+      abstract,
+      restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
     )
+    restored = self._read(step, 'state', _state_handler(), args)
+    data = self._read_json(step, 'data')
     # Orbax may place a scalar on one device; a step wants the whole mesh.
     state = jax.tree.map(
-      lambda x, a: jax.device_put(x, a.sharding), restored.state, abstract
+      lambda x, a: jax.device_put(x, a.sharding), restored, abstract
     )
-    return state, restored.data
+    return state, data
 
-  def config(self, step: int) -> config.Config:
-    """The config that `step` was saved under."""
-    return config.from_json(self._said(step)['json'])
+  def set_aside(self, step: int) -> str:
+    """Moves a checkpoint to `WORKDIR/damaged`; returns where it is now.
 
-  def identity(self, step: int) -> dict | None:
-    """The identity of the text encoder of `step`; None before 0.1.0."""
-    return self._said(step).get('text_identity')
+    To be called on all hosts, once none of them reads it.
+    """
+    folder = self._workdir / DAMAGED
+    target, number = folder / str(step), 0
+    if jax.process_index() == 0:
+      folder.mkdir(parents=True, exist_ok=True)
+      while target.exists():
+        number += 1
+        target = folder / f'{step}-{number}'
+      (self._manager.directory / str(step)).rename(target)
+    multihost_utils.sync_global_devices(f'imagen_jax_set_aside_{step}')
+    self._manager.reload()
+    return str(target)
 
-  def _said(self, step):
-    restored = self._manager.restore(
-      step, args=ocp.args.Composite(config=ocp.args.JsonRestore())
+  def said(self, step: int) -> Said:
+    """What a checkpoint says of itself.
+
+    Raises:
+      DamagedError, ValueError: as `restore`.
+    """
+    said = self._read_json(step, 'config')
+    expected = said.pop('digest', None)
+    if 'json' not in said or expected not in (None, digest.of_json(said)):
+      raise DamagedError(f'checkpoint {step}: config is not what was saved')
+    return Said(
+      step,
+      config.from_json(said['json']),
+      said.get('text_identity'),
+      said.get('digests', {}),
     )
-    return restored.config
+
+  def _read_json(self, step, item):
+    args = ocp.args.JsonRestore()
+    found = self._read(step, item, ocp.JsonCheckpointHandler(), args)
+    if not isinstance(found, dict):
+      raise DamagedError(f'checkpoint {step}: {item} is not what was saved')
+    return found
+
+  def _read(self, step, item, handler, args):
+    """An item of a checkpoint, by this host alone.
+
+    Orbax's manager would have every host wait for one that cannot read it.
+    """
+    path = self._manager.directory / str(step) / item
+    try:
+      return handler.restore(path, args=args)
+    # Of Orbax, TensorStore, JSON and the system: kinds of all sorts.
+    except Exception as error:
+      for one in _chain(error):
+        if any(word in str(one) for word in _UNKNOWN):
+          raise storage.refusal('--workdir', path, 'read', one) from error
+      raise DamagedError(
+        f'checkpoint {step}: {item} cannot be read ({reason(error)})'
+      ) from error
 
   def ema_shapes(self, step: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Shape and type of each EMA parameter of `step`, by 'a/b' name."""
@@ -150,16 +272,21 @@ class Checkpointer:
     to_numpy = jax.tree.map(
       lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item
     )
-    restored = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.PyTreeRestore(
-          item, restore_args=to_numpy, partial_restore=True
-        )
-      ),
+    args = ocp.args.PyTreeRestore(
+      item, restore_args=to_numpy, partial_restore=True
     )
-    leaves = jax.tree.leaves_with_path(restored.state['ema_params'])
+    restored = self._read(step, 'state', _state_handler(), args)
+    leaves = jax.tree.leaves_with_path(restored['ema_params'])
     return {_name(path): leaf for path, leaf in leaves}
+
+
+def digests_of(state: state_lib.TrainState, data: dict) -> dict[str, str]:
+  """Digests of the parts of a checkpoint, by name; to be asked of all hosts."""
+  parts = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
+  found = {
+    name: digest.joined(digest.of_arrays(part)) for name, part in parts.items()
+  }
+  return {**found, 'data': digest.of_json(data)}
 
 
 def _state_handler():
@@ -177,6 +304,20 @@ def _state_handler():
       (jax.Array, arrays), (np.ndarray, ocp.type_handlers.NumpyHandler())
     )
   )
+
+
+def reason(error: BaseException) -> str:
+  """What was met first, in a line: Orbax wraps it."""
+  *_, first = _chain(error)
+  line = str(first).partition('\n')[0] or type(first).__name__
+  return line[:_TOLD]
+
+
+def _chain(error):
+  """Yields an error and what it was raised from."""
+  while error is not None:
+    yield error
+    error = error.__cause__
 
 
 def _name(path):

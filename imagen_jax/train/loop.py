@@ -1,6 +1,8 @@
 """The training loop, for any stage, from the first step or a checkpoint."""
 
+import contextlib
 import dataclasses
+import functools
 
 import jax
 
@@ -14,14 +16,21 @@ from imagen_jax.text import identity as identity_lib
 from imagen_jax.text import online as online_lib
 from imagen_jax.text import store as store_lib
 from imagen_jax.train import checkpoint
+from imagen_jax.train import executable as executable_lib
 from imagen_jax.train import metrics as metrics_lib
 from imagen_jax.train import optimizer
+from imagen_jax.train import profile
 from imagen_jax.train import reading
 from imagen_jax.train import reports
+from imagen_jax.train import resume
 from imagen_jax.train import samples as samples_lib
+from imagen_jax.train import saving
+from imagen_jax.train import skipped as skipped_lib
 from imagen_jax.train import state as state_lib
 from imagen_jax.train import step as step_lib
 from imagen_jax.train import stopping
+from imagen_jax.train import waits as waits_lib
+from imagen_jax.train import watchdog
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +47,12 @@ class Outcome:
 
 
 def train(
-  config: config_lib.Config, workdir: str, *, allow_config_change=False
+  config: config_lib.Config,
+  workdir: str,
+  *,
+  allow_config_change=False,
+  profile_steps: tuple[int, int] | None = None,
+  executable: str | None = None,
 ) -> Outcome:
   """Trains to `train.num_steps`, from the newest checkpoint where there is one.
 
@@ -50,11 +64,15 @@ def train(
     workdir: a folder, local or in a bucket: checkpoints, metrics, samples.
     allow_config_change: resume although the config, or the text encoder that
       lies where it says, has changed.
+    profile_steps: the first and the last step of a trace for xprof; SIGUSR1
+      asks for one, too.
+    executable: a file of `train/executable.py`, the step compiled before; None
+      compiles it.
 
   Raises:
     ValueError: where the config does not fit the machine, the data, the store
-      or the checkpoint, or the text encoder is not the checkpoint's; before
-      the first step.
+      or the checkpoint, the text encoder is not the checkpoint's, or the
+      executable is of another step; before the first step.
     FloatingPointError: where a loss or gradient is not finite, before the
       next line of metrics or checkpoint is written.
     OSError: where the workdir cannot be written.
@@ -77,12 +95,6 @@ def train(
     loader_lib.training_batches(config, rows=rows, store=store) as loader,
     stopping.Stopper() as stopper,
   ):
-    start_step = checkpointer.latest() or 0
-    if start_step:
-      found = checkpointer.identity(start_step)
-      changes = config_lib.differences(checkpointer.config(start_step), config)
-      changes += identity_lib.changes(found, identity) if found else []
-      _check_changes(changes, allow_config_change)
     online = None
     if config.text.online:
       online = online_lib.Online(config.text, mesh)
@@ -90,31 +102,57 @@ def train(
 
     tx = optimizer.make_optimizer(config)
     shardings = state_lib.state_shardings(config, tx, mesh)
-    kept, read_before = [], reading.from_state({}, _tasks(config))
-    if start_step:
-      abstract = state_lib.abstract_state(config, tx, shardings)
-      state, position = checkpointer.restore(start_step, abstract)
-      loader.restore(position['loader'], allow_other_data=allow_config_change)
-      kept = position['interval']
+    found = resume.newest(
+      checkpointer,
+      functools.partial(state_lib.abstract_state, config, tx, shardings),
+      lambda said: resume.check_changes(
+        said, config, identity, allow_config_change
+      ),
+    )
+    start_step, kept = 0, []
+    read_before = reading.from_state({}, _tasks(config))
+    if found:
+      state, start_step = found.state, found.said.step
+      loader.restore(
+        found.data['loader'],
+        allow_other_data=allow_config_change,
+        rates={task.name: task.rate for task in found.said.config.data.tasks},
+      )
+      kept = found.data['interval']
       # Checkpoints of before 0.1.0 do not have it.
-      read_before = reading.from_state(position.get('read', {}), _tasks(config))
+      before = found.data.get('read', {})
+      read_before = reading.from_state(before, _tasks(config))
     else:
       state = state_lib.init_state(config, tx, shardings)
     train_step = step_lib.compile_step(config, tx, shardings, mesh)
+    if executable:
+      abstract = state_lib.abstract_state(config, tx, shardings)
+      lowered = step_lib.lower_step(config, tx, abstract, mesh)
+      made_of = executable_lib.fingerprint(config, lowered, mesh)
+      train_step = executable_lib.load(executable, made_of, mesh)
     if online:
       loader = online_lib.Ahead(loader, online)
 
-    with metrics_lib.MetricWriter(
-      workdir,
-      start_step=start_step,
-      num_steps=config.train.num_steps,
-      name=config.stage.name,
-      enabled=first_host,
-    ) as writer:
+    with (
+      metrics_lib.MetricWriter(
+        workdir,
+        start_step=start_step,
+        num_steps=config.train.num_steps,
+        name=config.stage.name,
+        enabled=first_host,
+      ) as writer,
+      watchdog.Watchdog(
+        workdir, jax.process_index(), config.train.stall_factor
+      ) as watched,
+      profile.Profiler(workdir, profile_steps, writer.say) as profiler,
+      contextlib.ExitStack() as at_end,
+    ):
       writer.say(reports.describe(config, mesh, state, start_step))
       if text := reports.warn_of_copies(state, mesh):
         writer.say(text)
-      if start_step and not found:
+      for line in found.damaged if found else ():
+        writer.say(f'went on from step {start_step}, as {line}')
+      if found and not found.said.identity:
         writer.say(
           f'the checkpoint of step {start_step} has no identity of its text '
           'encoder; this one is taken for it'
@@ -125,14 +163,23 @@ def train(
       cut = reports.Cut(store, online, config.text.max_length)
       cut.say(writer)
       interval = metrics_lib.Interval(config.train.batch_size, kept)
-      saved, waited = start_step, 0.0
+      skipped = skipped_lib.Skipped(workdir, jax.process_index())
+      # With each checkpoint, and whatever ends the run: too many, for one.
+      at_end.callback(lambda: skipped.write(loader.tally.listed()))
+      saver = saving.Saver(
+        checkpointer, config, identity, start_step, writer.say
+      )
+      held_up = 0.0
+      waits = waits_lib.Waits(config.data)
       previous = None
 
       for step in range(start_step + 1, config.train.num_steps + 1):
         batch = _to_batch(next(loader))
         batch = sharding.put_batch(batch, mesh, config.mesh)
+        profiler.before(step)
         with jax.transfer_guard('disallow'):
           state, metrics = train_step(state, batch)
+        profiler.after(step, metrics)
         interval.add(metrics)
         # At most one step runs ahead of the host: more would only hold memory.
         jax.block_until_ready(previous)
@@ -140,38 +187,47 @@ def train(
         writer.advance()
 
         if _is_time(step, config.train.log_every, config):
-          _check_finite(interval, step, saved)
+          saver.look()
+          _check_finite(interval, step, saver)
           values = interval.flush()
-          values['data_wait_seconds'] = loader.wait_seconds - waited
-          values |= reading.metrics(read_before + _read(loader, config, rows))
-          waited = loader.wait_seconds
+          waited, warning = waits.measure(loader.wait_seconds)
+          values |= waited
+          values['save_wait_seconds'] = saver.seconds - held_up
+          held_up = saver.seconds
+          read = read_before + _read(loader, config, rows)
+          values |= reading.metrics(read, _tasks(config))
           writer.write(step, values)
+          if warning:
+            writer.say(warning)
           cut.say(writer)
         if sampler and _is_time(step, config.train.sample_every, config):
           samples = sampler.draw(state.ema_params)
           if first_host:
             writer.image(step, 'samples', *sampler.sheet(samples))
         signal = stopper.should_stop(step)
-        if signal or _is_time(step, config.train.checkpoint_every, config):
+        if signal or saver.due(step):
           # A state that is past mending must not displace a good one.
-          _check_finite(interval, step, saved)
+          _check_finite(interval, step, saver)
           # Before the save: a run that resumes from it does not write these
-          # metrics again.
+          # metrics again, nor meet these records.
           writer.flush()
+          skipped.write(loader.tally.listed())
           read = read_before + _read(loader, config, rows)
           position = {
             'loader': loader.state(),
             'interval': interval.state(),
             'read': reading.as_state(read, _tasks(config)),
           }
-          checkpointer.save(state, position, config, identity)
-          saved = step
+          saver.save(step, state, position)
+        watched.beat(step)
+        if signal or step == config.train.num_steps:
+          saver.finish(step, state, position)
         if signal and step < config.train.num_steps:
           return Outcome(step, signal)
       read = read_before + _read(loader, config, rows)
       if left_out := reading.table(read, _tasks(config)):
         writer.say(f'records that were left out, on all hosts:\n{left_out}')
-      # Their keys are known to the host that read them.
+      # Their keys are known to the host that read them: see `skipped`.
       if loader.tally.table():
         writer.say(f'bad ones of the first host:\n{loader.tally.table()}')
   return Outcome(max(start_step, config.train.num_steps), None)
@@ -182,14 +238,14 @@ def _is_time(step, every, config):
   return step % every == 0 or step == config.train.num_steps
 
 
-def _check_finite(interval, step, saved):
+def _check_finite(interval, step, saver):
   """Raises FloatingPointError where a step since the last check went wrong."""
   bad = interval.first_bad()
   if bad:
     ago, name, value = bad
     raise FloatingPointError(
       f'{name} is {value} at step {step - ago}, in the interval that ends with '
-      f'step {step}; the last checkpoint is of step {saved}'
+      f'step {step}; the last checkpoint is of step {saver.wait()}'
     )
 
 
@@ -255,12 +311,3 @@ def _make_sampler(config, store, online, mesh):
     examples['text_embed'], examples['text_mask'] = embed, mask
   footer = tasks_lib.attribution(config)
   return samples_lib.Sampler(config, examples, mesh, footer=footer)
-
-
-def _check_changes(changes, allowed):
-  if changes and not allowed:
-    raise ValueError(
-      "the config differs from the checkpoint's: "
-      + '; '.join(changes)
-      + '; accepted: the same, another --workdir, or --allow-config-change'
-    )

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 import time
 
@@ -16,17 +17,22 @@ from imagen_jax import storage
 from imagen_jax.train import mirror
 
 METRICS_FILE = 'metrics.jsonl'
+_EVENTS = 'tensorboard'
 # In a bucket a file of events is copied whole each time it has grown. So large,
 # it is left, and another begun: pictures make some hundred megabytes.
 _EVENTS_BYTES = 16 * 2**20
+# Lines that wait for a disk that is full; more are lost.
+_WAITING = 10_000
 
 
 class MetricWriter:
   """Writes one run's metrics; on any host but the first, does nothing.
 
-  `metrics.jsonl` has one object a line and each step once: lines of steps that
-  a resumed run is about to repeat are cut when it starts. Of a workdir in a
-  bucket the files are written in a folder of this host, and copied.
+  `metrics.jsonl` has one object a line, with the time (seconds since 1970), and
+  each step once: lines of steps that a resumed run is about to repeat are cut
+  when it starts. Of a workdir in a bucket the files are written in a folder of
+  this host, and copied. Where they cannot be written, as on a full disk, it is
+  said, and they are written once they can be.
 
   Args:
     workdir: of the run.
@@ -49,15 +55,9 @@ class MetricWriter:
     self._folder.mkdir(parents=True, exist_ok=True)
     self._path = self._folder / METRICS_FILE
     _cut_after(self._path, start_step)
-    self._open_events()
-    # Tells TensorBoard to forget events that this run writes again.
-    self._events.add_event(
-      event_pb2.Event(
-        wall_time=time.time(),
-        step=start_step + 1,
-        session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START),
-      )
-    )
+    self._lines, self._events, self._unwritten = [], None, []
+    self._failing, self._events_bytes = set(), 0
+    self._restart_events(start_step + 1)
     # A log file gets a line now and then, a terminal a live bar.
     self._bar = tqdm.tqdm(
       desc=name,
@@ -67,6 +67,7 @@ class MetricWriter:
       dynamic_ncols=True,
       mininterval=0.5 if sys.stderr.isatty() else 10,
     )
+    self._add_events()
 
   def __enter__(self):
     return self
@@ -74,8 +75,11 @@ class MetricWriter:
   def __exit__(self, kind, *_):
     if not self._enabled:
       return
+    # Once more, what could not be written before.
+    self._write_lines()
+    self._add_events()
     self._bar.close()
-    self._events.close()
+    self._close_events()
     if not self._mirror:
       return
     try:
@@ -96,7 +100,6 @@ class MetricWriter:
     """
     if not self._enabled:
       return
-    self._events.flush()
     if self._mirror:
       try:
         self._mirror.finish()
@@ -119,8 +122,9 @@ class MetricWriter:
       return
     # JSON has no NaN: a bucket that drew no example is left out.
     values = {k: float(v) for k, v in values.items() if not math.isnan(v)}
-    with self._path.open('a') as file:
-      file.write(json.dumps({'step': step, **values}) + '\n')
+    line = {'step': step, 'time': round(time.time(), 3), **values}
+    self._lines.append(json.dumps(line) + '\n')
+    self._write_lines()
     summary = summary_pb2.Summary(
       value=[
         summary_pb2.Summary.Value(tag=name, simple_value=value)
@@ -131,7 +135,6 @@ class MetricWriter:
     shown = {k: values[k] for k in ('loss', 'images_per_second') if k in values}
     self._bar.set_postfix({k: f'{v:.4g}' for k, v in shown.items()})
     if self._mirror:
-      self._events.flush()
       if failed := self._mirror.start():
         self.say(f'{failed}; it will be tried again')
 
@@ -140,28 +143,91 @@ class MetricWriter:
     if not self._enabled:
       return
     path = self._folder / name / f'step_{step:08d}.png'
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(png)
+    try:
+      path.parent.mkdir(parents=True, exist_ok=True)
+      path.write_bytes(png)
+    except OSError as error:
+      if path.is_file():
+        path.unlink()  # Half a picture is none.
+      self.say(f'{path} was not written ({error})')
     picture = summary_pb2.Summary.Image(
       encoded_image_string=png, width=size[0], height=size[1], colorspace=3
     )
     value = summary_pb2.Summary.Value(tag=name, image=picture)
     self._event(step, summary_pb2.Summary(value=[value]))
 
+  def _write_lines(self):
+    """Writes the lines that wait, or leaves the file as it was."""
+    if not self._lines:
+      return
+    size = self._path.stat().length if self._path.is_file() else 0
+    try:
+      with self._path.open('a') as file:
+        file.write(''.join(self._lines))
+      self._lines = []
+    except OSError as error:
+      if self._path.is_file():
+        os.truncate(self._path, size)
+      self._lines = self._lines[-_WAITING:]
+      self._tell(METRICS_FILE, error)
+    else:
+      self._failing.discard(METRICS_FILE)
+
+  def _tell(self, name, error):
+    """Says that a file cannot be written, once until it can be again."""
+    if name not in self._failing:
+      self.say(f'{error}; metrics are kept, to be written when they can be')
+    self._failing.add(name)
+
+  def _event(self, step, summary):
+    event = event_pb2.Event(wall_time=time.time(), step=step, summary=summary)
+    self._unwritten = [*self._unwritten[-_WAITING:], event]
+    self._add_events()
+
+  def _add_events(self):
+    """Writes the events that wait, or begins another file with them later."""
+    if not self._unwritten:
+      return
+    size = sum(event.ByteSize() for event in self._unwritten)
+    if self._mirror and self._events_bytes + size > _EVENTS_BYTES:
+      self._close_events()
+    try:
+      if self._events is None:
+        self._open_events()
+      for event in self._unwritten:
+        self._events.add_event(event)
+      self._events.flush()
+    # TensorFlow's or the system's, by whichever is there to write files.
+    except Exception as error:
+      self._close_events()
+      self._restart_events(self._unwritten[0].step)
+      self._tell(_EVENTS, error)
+    else:
+      self._events_bytes += size
+      self._unwritten = []
+      self._failing.discard(_EVENTS)
+
+  def _restart_events(self, step):
+    """Has TensorBoard forget events from `step` on: they are written again."""
+    log = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    start = event_pb2.Event(wall_time=time.time(), step=step, session_log=log)
+    self._unwritten = [
+      start,
+      *(e for e in self._unwritten if not e.HasField('session_log')),
+    ]
+
   def _open_events(self):
-    folder = self._folder / 'tensorboard'
+    folder = self._folder / _EVENTS
     self._events = event_file_writer.EventFileWriter(str(folder))
     self._events_bytes = 0
 
-  def _event(self, step, summary):
-    size = summary.ByteSize()
-    if self._mirror and self._events_bytes + size > _EVENTS_BYTES:
-      self._events.close()
-      self._open_events()
-    self._events_bytes += size
-    self._events.add_event(
-      event_pb2.Event(wall_time=time.time(), step=step, summary=summary)
-    )
+  def _close_events(self):
+    try:
+      if self._events is not None:
+        self._events.close()
+    except Exception:  # As in `_add_events`, which is where it is told.
+      pass
+    self._events = None
 
 
 def _cut_after(path, step):

@@ -51,15 +51,20 @@ def from_state(kept: dict[str, list[int]], tasks: list[str]) -> np.ndarray:
   return np.array([kept.get(task, nothing) for task in tasks], np.int64)
 
 
-def metrics(totals: np.ndarray) -> dict[str, int | float]:
-  """`over_hosts` as metrics, over all tasks."""
+def metrics(totals: np.ndarray, tasks: list[str]) -> dict[str, int | float]:
+  """`over_hosts` as metrics, over all tasks and, as NAME/TASK, of each."""
   seen, bad, dropped = totals.sum(axis=0).tolist()
-  return {
+  found = {
     'records_read': seen,
     'bad_records': bad,
     'dropped_records': dropped,
     'dropped_share': dropped / max(seen, 1),
   }
+  for task, (seen, bad, dropped) in zip(tasks, totals.tolist()):
+    found[f'records_read/{task}'] = seen
+    found[f'bad_records/{task}'] = bad
+    found[f'dropped_records/{task}'] = dropped
+  return found
 
 
 def table(totals: np.ndarray, tasks: list[str]) -> str:

@@ -14,6 +14,9 @@ from imagen_jax import structs
 from imagen_jax.models import repeats
 from imagen_jax.models import unet
 
+# Configs whose parameters' shapes are kept: to trace a network takes seconds.
+_REMEMBERED = 8
+
 
 @struct.dataclass
 class TrainState:
@@ -77,6 +80,19 @@ def example_inputs(config: config.Config, batch_size=1):
   return image, logsnr, cond
 
 
+def abstract_batch(config: config.Config, size: int) -> structs.Batch:
+  """Shapes of a batch of so many examples, as the training loop makes it."""
+  pixels, lowres = config.stage.image_size, config.stage.lowres_size
+  image = lambda n: jax.ShapeDtypeStruct((size, n, n, 3), jnp.float32)
+  tokens = (size, config.text.max_length)
+  text = structs.TextCond(
+    # As stores hold it.
+    jax.ShapeDtypeStruct((*tokens, config.text.embed_dim), jnp.bfloat16),
+    jax.ShapeDtypeStruct(tokens, jnp.bool_),
+  )
+  return structs.Batch(image(pixels), text, lowres and image(lowres))
+
+
 def init_params(config: config.Config, key):
   """The network's parameters, boxed with their logical axis names."""
   inputs = jax.tree.map(
@@ -85,6 +101,7 @@ def init_params(config: config.Config, key):
   return make_network(config.stage).init(key, *inputs)['params']
 
 
+@functools.lru_cache(_REMEMBERED)
 def abstract_params(config: config.Config):
   """Shapes of the network's parameters, boxed; nothing is computed."""
   return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
@@ -115,7 +132,13 @@ def _init(config, tx, key):
 
 def abstract_state(config: config.Config, tx, shardings) -> TrainState:
   """Shapes and shardings of the state, to restore into."""
-  shapes = jax.eval_shape(lambda: _init(config, tx, jax.random.key(0)))
+  params = sharding.unbox(abstract_params(config))
+  shapes = TrainState(
+    step=jax.ShapeDtypeStruct((), jnp.int32),
+    params=params,
+    ema_params=params,
+    opt_state=jax.eval_shape(tx.init, params),
+  )
   return jax.tree.map(
     lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place),
     shapes,

@@ -68,8 +68,8 @@ def test_a_state_comes_back_on_another_mesh(tmp_path):
         shardings,
       )
       np.testing.assert_equal(got, position)
-    assert checkpointer.config(3) == CONFIG
-    assert checkpointer.identity(3) == IDENTITY
+    assert checkpointer.said(3).config == CONFIG
+    assert checkpointer.said(3).identity == IDENTITY
 
 
 def test_the_newest_are_kept_and_none_is_left_out(tmp_path):

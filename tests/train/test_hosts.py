@@ -71,6 +71,16 @@ def finish(processes):
   return [process.wait(PATIENCE) for process in processes]
 
 
+def wait_for_metrics(workdir, processes):
+  """Returns when the first line is written."""
+  deadline = time.monotonic() + PATIENCE
+  file = workdir / 'metrics.jsonl'
+  while not (file.exists() and file.read_text()):
+    assert time.monotonic() < deadline
+    assert not any(process.poll() for process in processes), said(workdir)
+    time.sleep(0.2)
+
+
 def test_two_processes_compute_what_one_does(tiny, trained, runs, tmp_path):
   workdir = tmp_path / 'run'
   options = {'program': ('-c', COUNTS)}
@@ -122,15 +132,28 @@ def test_a_signal_to_one_stops_both_at_one_step(
   workdir = tmp_path / 'run'
   endless = ('train.num_steps=1000000', 'train.checkpoint_every=1000000')
   with started(tiny, workdir, *endless) as processes:
-    deadline = time.monotonic() + PATIENCE
-    file = workdir / 'metrics.jsonl'
-    while not (file.exists() and file.read_text()):
-      assert time.monotonic() < deadline
-      assert not any(process.poll() for process in processes), said(workdir)
-      time.sleep(0.2)
+    wait_for_metrics(workdir, processes)
     processes[which].send_signal(number)
     status = finish(processes)
   # Ctrl-C is passed on as the signal that hosts agree upon.
   assert status == [128 + signal.SIGTERM] * 2, said(workdir)
   (step,) = runs.steps(workdir)
   assert re.search(f'saved step {step}; go on with: /', said(workdir)[0])
+
+
+def test_where_one_dies_the_other_ends(tiny, runs, tmp_path):
+  """And does not wait for it; what was saved is there to go on from."""
+  workdir = tmp_path / 'run'
+  endless = ('train.num_steps=1000000', 'train.checkpoint_every=2')
+  with started(tiny, workdir, *endless) as processes:
+    wait_for_metrics(workdir, processes)
+    deadline = time.monotonic() + PATIENCE
+    while not runs.steps(workdir):
+      assert time.monotonic() < deadline, said(workdir)
+      time.sleep(0.2)
+    processes[1].kill()
+    begun = time.monotonic()
+    status = processes[0].wait(PATIENCE)
+  assert status not in (0, 128 + signal.SIGTERM), said(workdir)
+  assert time.monotonic() - begun < 150, said(workdir)
+  assert runs.steps(workdir)

@@ -87,10 +87,13 @@ def test_a_stop_within_an_interval_repeats_and_misses_nothing(
   runs.assert_same(tmp_path, trained, 8)
 
 
-def test_another_mesh_gives_the_same_losses(tiny, trained, runs, tmp_path):
+def test_another_mesh_and_microbatches_give_the_same_losses(
+  tiny, trained, runs, tmp_path
+):
   shutil.copytree(trained, tmp_path / 'run')
   shutil.rmtree(tmp_path / 'run' / 'checkpoints' / '8')
   sizes = ['mesh.data=2', 'mesh.fsdp=2', 'mesh.model=2']
+  sizes.append('train.microbatches=2')
   # Data that was moved is the same data.
   path = config(tiny).data.tasks[0].path
   (tmp_path / 'moved').symlink_to(path)
@@ -219,8 +222,8 @@ def test_another_encoder_of_the_same_name_is_refused(
   assert runs.steps(run) == [4]
   assert loop.train(cfg, str(run), allow_config_change=True).step == 8
   with checkpoint.Checkpointer(str(run), create=False) as checkpointer:
-    assert checkpointer.identity(4) != said
-    assert checkpointer.identity(8) == said
+    assert checkpointer.said(4).identity != said
+    assert checkpointer.said(8).identity == said
 
 
 def test_a_checkpoint_without_an_identity_is_told(
@@ -234,7 +237,7 @@ def test_a_checkpoint_without_an_identity_is_told(
   loop.train(config(tiny), str(run))
   assert 'of step 4 has no identity of its text enc' in capfd.readouterr().err
   with checkpoint.Checkpointer(str(run), create=False) as checkpointer:
-    assert checkpointer.identity(8) == identity.of(config(tiny).text)
+    assert checkpointer.said(8).identity == identity.of(config(tiny).text)
 
 
 @pytest.fixture
@@ -249,6 +252,8 @@ def bad_records(monkeypatch):
   tally = loop.loader_lib.tally_lib.Tally
   monkeypatch.setattr(tally, 'counts', lambda self: counts)
   monkeypatch.setattr(tally, 'table', lambda self: '  some: truncated')
+  listed = [{'task': 'some', 'key': 'k', 'reason': 'truncated'}]
+  monkeypatch.setattr(tally, 'listed', lambda self: listed)
 
 
 def test_what_was_left_out_is_told_and_counted_on_where_a_run_resumes(
@@ -262,18 +267,52 @@ def test_what_was_left_out_is_told_and_counted_on_where_a_run_resumes(
   line = last_line()
   assert (line['records_read'], line['bad_records']) == (9, 3)
   assert (line['dropped_records'], line['dropped_share']) == (3, 1 / 3)
+  of_tasks = {name: line[name] for name in line if '/' in name}
+  assert of_tasks == {
+    'records_read/some': 9,
+    'bad_records/some': 3,
+    'dropped_records/some': 3,
+    'records_read/same': 0,
+    'bad_records/same': 0,
+    'dropped_records/same': 0,
+  }
   said = capfd.readouterr().err
   assert (
     'records that were left out, on all hosts:\n'
     '  some: 3 bad and 3 dropped of 9 records read\n'
   ) in said
   assert 'bad ones of the first host:\n  some: truncated' in said
+  (line,) = (tmp_path / 'skipped' / '00000.jsonl').read_text().splitlines()
+  assert json.loads(line)['key'] == 'k'
   longer = config(tiny, 'train.num_steps=4')
   loop.train(longer, str(tmp_path), allow_config_change=True)
   line = last_line()
   assert (line['records_read'], line['bad_records']) == (18, 6)
   said = '  some: 6 bad and 6 dropped of 18 records read\n'
   assert said in capfd.readouterr().err
+
+
+def test_rates_change_where_a_run_resumes(tiny, tmp_path):
+  short = config(tiny, 'train.num_steps=2', 'train.checkpoint_every=2')
+  loop.train(short, str(tmp_path))
+  longer = config(
+    tiny,
+    'train.num_steps=4',
+    'train.checkpoint_every=2',
+    'data.tasks.some.rate=6',
+  )
+  with pytest.raises(ValueError, match='rate: 2.0 -> 6.0.*--allow-config-ch'):
+    loop.train(longer, str(tmp_path))
+  loop.train(longer, str(tmp_path), allow_config_change=True)
+  (kept,) = (
+    json.loads(file.read_text())['loader']
+    for file in (tmp_path / 'checkpoints' / '4').rglob('*')
+    if file.is_file() and b'"mixture"' in file.read_bytes()
+  )
+  assert kept['mixture'] == [
+    [0, {'some': 2.0, 'same': 1.0}],
+    [16, {'some': 6.0, 'same': 1.0}],
+  ]
 
 
 @pytest.mark.parametrize('every', [1, 4])
@@ -301,3 +340,19 @@ def test_a_broken_loss_stops_before_it_is_saved(
   with pytest.raises(FloatingPointError, match=words):
     loop.train(cfg, str(tmp_path / 'run'))
   assert runs.steps(tmp_path / 'run')[-1] == (5 if every == 1 else 4)
+
+
+def test_bad_records_are_listed_whatever_ends_the_run(
+  tiny, monkeypatch, tmp_path
+):
+  def stop(rows):
+    raise ValueError('too many')
+
+  listed = [{'task': 'some', 'key': 'k', 'reason': 'truncated'}]
+  tally = loop.loader_lib.tally_lib.Tally
+  monkeypatch.setattr(tally, 'listed', lambda self: listed)
+  monkeypatch.setattr(loop, '_to_batch', stop)
+  with pytest.raises(ValueError, match='too many'):
+    loop.train(config(tiny), str(tmp_path))
+  (line,) = (tmp_path / 'skipped' / '00000.jsonl').read_text().splitlines()
+  assert json.loads(line) == listed[0]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import resource
 import time
 
 import jax.numpy as jnp
@@ -24,7 +25,10 @@ def writer(workdir, start_step=0, enabled=True):
 
 def lines(workdir):
   text = (workdir / 'metrics.jsonl').read_text()
-  return [json.loads(line) for line in text.splitlines()]
+  found = [json.loads(line) for line in text.splitlines()]
+  for line in found:
+    assert abs(line.pop('time', time.time()) - time.time()) < 60
+  return found
 
 
 def events(workdir):
@@ -187,3 +191,67 @@ def test_a_loss_that_is_no_number_is_bad():
   ago, name, value = interval.first_bad()
   assert (ago, name) == (0, 'loss')
   assert math.isnan(value)
+
+
+def test_a_full_disk_costs_no_line(tmp_path, capsys):
+  """By the system's own limit of a file's size, reached within a line."""
+  path = tmp_path / 'metrics.jsonl'
+  # Larger than whatever else is written now.
+  path.write_text(json.dumps({'step': 1, 'pad': 'x' * 200_000}) + '\n')
+  before = resource.getrlimit(resource.RLIMIT_FSIZE)
+  with writer(tmp_path, start_step=1) as out:
+    whole = path.read_bytes()
+    try:
+      resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 9, before[1]))
+      for step in (2, 3, 4):
+        out.write(step, {'loss': float(step)})
+        assert path.read_bytes() == whole
+    finally:
+      resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    told = capsys.readouterr().err
+    assert told.count('metrics are kept, to be written when they can be') == 1
+    assert 'File too large' in told
+    out.write(5, {'loss': 5.0})
+    assert [line['step'] for line in lines(tmp_path)] == [1, 2, 3, 4, 5]
+  scalars = events(tmp_path).Scalars('loss')
+  assert [e.step for e in scalars] == [2, 3, 4, 5]
+
+
+def test_lines_that_wait_are_written_at_the_end(tmp_path, monkeypatch):
+  with writer(tmp_path) as out:
+    (tmp_path / 'metrics.jsonl').mkdir()
+    out.write(2, {'loss': 1.0})
+    (tmp_path / 'metrics.jsonl').rmdir()
+  assert lines(tmp_path) == [{'step': 2, 'loss': 1.0}]
+
+
+def test_events_that_cannot_be_written_are_kept(tmp_path, monkeypatch, capsys):
+  kind = metrics_lib.event_file_writer.EventFileWriter
+  real, full = kind.add_event, [False]
+
+  def add_event(self, event):
+    real(self, event)
+    if full[0] and event.step == 4:
+      raise OSError('no space')
+
+  monkeypatch.setattr(kind, 'add_event', add_event)
+  with writer(tmp_path) as out:
+    out.write(2, {'loss': 2.0})
+    full[0] = True
+    time.sleep(1.1)  # TensorBoard orders files by the second in their names.
+    out.write(4, {'loss': 4.0})
+    out.write(6, {'loss': 6.0})
+    full[0] = False
+    time.sleep(1.1)
+    out.write(8, {'loss': 8.0})
+  assert capsys.readouterr().err.count('no space; metrics are kept') == 1
+  scalars = events(tmp_path).Scalars('loss')
+  assert [e.step for e in scalars] == [2, 4, 6, 8]
+  assert len(lines(tmp_path)) == 4
+
+
+def test_a_picture_that_cannot_be_written_is_told(tmp_path, capsys):
+  (tmp_path / 'samples').write_text('in the way')
+  with writer(tmp_path) as out:
+    out.image(2, 'samples', b'png', (1, 1))
+  assert 'step_00000002.png was not written (' in capsys.readouterr().err

@@ -1,0 +1,38 @@
+"""The command `imagen-jax status`."""
+
+import argparse
+import sys
+import time
+
+HELP = 'print where a run stands'
+
+_CLEAR = '\x1b[2J\x1b[H'
+
+
+def add_arguments(parser: argparse.ArgumentParser):
+  """Declares the command's arguments."""
+  parser.add_argument('workdir', metavar='WORKDIR', help='of the run')
+  parser.add_argument(
+    '--watch',
+    type=float,
+    metavar='SECONDS',
+    help='print it anew every so many seconds, until Ctrl-C',
+  )
+
+
+def main(args: argparse.Namespace) -> int:
+  """Runs the command; returns its exit status."""
+  from imagen_jax import status
+
+  if args.watch is not None and not args.watch > 0:
+    raise ValueError(f'--watch is {args.watch}; accepted: seconds above 0')
+  while True:
+    text = status.report(status.read(args.workdir))
+    if args.watch is None:
+      print(text)
+      return 0
+    print((_CLEAR if sys.stdout.isatty() else '') + text, flush=True)
+    try:
+      time.sleep(args.watch)
+    except KeyboardInterrupt:
+      return 0

@@ -1,0 +1,130 @@
+"""Going on from the newest checkpoint that is sound.
+
+One that is damaged is told, and the one before it is taken. All hosts decide
+alike: what one of them cannot read, none of them uses.
+"""
+
+from collections.abc import Callable
+import dataclasses
+
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+
+from imagen_jax import config as config_lib
+from imagen_jax.text import identity as identity_lib
+from imagen_jax.train import checkpoint
+from imagen_jax.train import state as state_lib
+
+# What a host has found, worst last.
+_SOUND, _DAMAGED, _FAILED = range(3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+  """A checkpoint to go on from.
+
+  Attributes:
+    said: what it says of itself.
+    state: of the run.
+    data: its position in the data; see `loop`.
+    damaged: what was wrong with newer ones, a line each.
+  """
+
+  said: checkpoint.Said
+  state: state_lib.TrainState
+  data: dict
+  damaged: tuple[str, ...]
+
+
+def newest(
+  checkpointer: checkpoint.Checkpointer,
+  abstract: Callable[[], state_lib.TrainState],
+  check: Callable[[checkpoint.Said], None],
+) -> Found | None:
+  """Reads the newest sound checkpoint; None where there are none at all.
+
+  Newer ones are moved out of the way, so that their steps can be saved again.
+
+  Args:
+    checkpointer: of the run.
+    abstract: gives the state to restore into.
+    check: is given what a checkpoint says, before its state is read, and
+      raises ValueError where the run may not go on from it.
+
+  Raises:
+    ValueError: where all are damaged, what stores them does not answer, or
+      `check` refuses.
+  """
+  damaged = {}
+  for step in reversed(checkpointer.steps()):
+    try:
+      said = _together(checkpointer.said, step)
+      check(said)
+      state, data = _together(checkpointer.restore, step, abstract())
+      digests = checkpoint.digests_of(state, data)
+      _together(said.check, digests)
+    except checkpoint.DamagedError as error:
+      damaged[step] = str(error)
+      continue
+    places = {old: checkpointer.set_aside(old) for old in damaged}
+    lines = (f'{damaged[old]}; it is now {places[old]}' for old in damaged)
+    return Found(said, state, data, tuple(lines))
+  if damaged:
+    raise ValueError(
+      '--workdir has no checkpoint that is sound: '
+      f'{"; ".join(damaged.values())}; accepted: one that is, or another '
+      '--workdir'
+    )
+  return None
+
+
+def check_changes(said, config, identity, allowed):
+  """Checks that a checkpoint is of this run.
+
+  Args:
+    said: by the checkpoint.
+    config: of the run.
+    identity: of its text encoder.
+    allowed: whether they may differ.
+
+  Raises:
+    ValueError: where the results would be others, and that is not allowed.
+  """
+  changes = config_lib.differences(said.config, config)
+  if said.identity:
+    changes += identity_lib.changes(said.identity, identity)
+  if changes and not allowed:
+    raise ValueError(
+      "the config differs from the checkpoint's: "
+      + '; '.join(changes)
+      + '; accepted: the same, another --workdir, or --allow-config-change'
+    )
+
+
+def _together(function, *args):
+  """Returns function(*args), where it succeeds on every host.
+
+  Raises:
+    DamagedError: where a checkpoint is damaged, as any host sees it.
+    Exception: what this host met otherwise.
+    ValueError: where another host failed.
+  """
+  result, error, status = None, None, _SOUND
+  try:
+    result = function(*args)
+  except checkpoint.DamagedError as found:
+    error, status = found, _DAMAGED
+  except Exception as found:
+    error, status = found, _FAILED
+  worst = _SOUND
+  if jax.process_count() > 1:
+    every = multihost_utils.process_allgather(np.int32(status))
+    worst = int(np.max(every))
+  if error and status >= worst:
+    raise error
+  if worst == _DAMAGED:
+    raise checkpoint.DamagedError('damaged, as another host sees it')
+  if worst == _FAILED:
+    raise ValueError('another host cannot read a checkpoint, and says why')
+  return result

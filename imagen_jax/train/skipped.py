@@ -1,0 +1,54 @@
+"""The bad records that a host met, by key: a file of JSON lines in the workdir.
+
+Each host has a file of its own, since what is wrong with some of the data is
+seen by some hosts alone. It is bounded, and goes on over resumes.
+"""
+
+import json
+import logging
+
+from imagen_jax import storage
+from imagen_jax.data import tally as tally_lib
+
+FOLDER = 'skipped'
+
+
+class Skipped:
+  """The file of one host."""
+
+  def __init__(self, workdir: str, host: int):
+    """Reads what the host, or one that had its number, has listed before."""
+    self._path = storage.Path(workdir) / FOLDER / f'{host:05d}.jsonl'
+    self._known = {}
+    if self._path.exists():
+      for line in self._path.read_bytes().splitlines():
+        try:
+          entry = json.loads(line)
+          self._known[entry['task'], entry['key']] = entry
+        except (ValueError, KeyError, TypeError):
+          continue  # The process was killed while it wrote this one.
+
+  def write(self, listed: list[dict[str, str]]) -> None:
+    """Writes the file anew, where there is something new in `listed`.
+
+    A workdir that cannot be written for a moment is told, and is no reason to
+    end the run: what is listed is written with the next checkpoint.
+
+    Args:
+      listed: from `data.tally.Tally.listed`.
+    """
+    known = dict(self._known)
+    for entry in listed:
+      if len(known) >= tally_lib.MAX_LISTED:
+        break
+      known.setdefault((entry['task'], entry['key']), entry)
+    if len(known) == len(self._known):
+      return
+    text = ''.join(json.dumps(entry) + '\n' for entry in known.values())
+    try:
+      self._path.parent.mkdir(parents=True, exist_ok=True)
+      self._path.write_text(text)
+    except (OSError, ValueError) as error:
+      logging.warning('%s cannot be written: %s', self._path, error)
+      return
+    self._known = known
