@@ -1,8 +1,9 @@
 """Sampling settings by name, for each stage of a cascade.
 
-The steps are the advice of the paper's successors, as the paper states none.
-`benchmarks/steps.py` found none of them worse than the quickstart's own; it did
-not choose them. docs/diffusion.md has its table.
+The paper states no steps. Those of 'reference' are its successors'; the others
+are the fewest whose pictures of the quickstart's cascade are within 6 and 10
+levels of 255 of where their solver leads (`benchmarks/steps.py`; the tables are
+in docs/diffusion.md).
 """
 
 # A row a stage: the base, the first super-resolution stage, and those behind.

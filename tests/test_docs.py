@@ -6,6 +6,7 @@ import re
 import pytest
 
 from imagen_jax import config
+from imagen_jax.config import inputs
 
 
 def words(repo, page):
@@ -48,3 +49,11 @@ def test_what_is_of_networks_alone_is_told(repo):
     'width',
   }
   assert not fields - words(repo, 'networks.md')
+
+
+def test_every_field_of_a_task_is_told(repo):
+  found = words(repo, 'data.md')
+  for group in (config.TaskConfig, config.FilterConfig):
+    fields = {field.name for field in dataclasses.fields(group)}
+    assert not fields - found, group
+  assert not set(inputs.KINDS) - found

@@ -25,6 +25,7 @@ FLOORS = {
   'imagen_jax.config': 0,
   'imagen_jax.structs': 0,
   'imagen_jax.storage': 0,
+  'imagen_jax.shards': 0,
   'imagen_jax.grid': 0,
   'imagen_jax.pictures': 0,
   'imagen_jax.presets': 0,
@@ -35,6 +36,7 @@ FLOORS = {
   'imagen_jax.synthetic': 1,
   'imagen_jax.sharding': 1,
   'imagen_jax.text': 2,
+  'imagen_jax.prepare': 2,
   'imagen_jax.cascade': 2,
   'imagen_jax.train': 2,
   'imagen_jax.train.state': 2,
@@ -43,10 +45,19 @@ FLOORS = {
   'imagen_jax.train.metrics': 2,
   'imagen_jax.train.mirror': 2,
   'imagen_jax.train.reading': 2,
+  'imagen_jax.train.skipped': 2,
   'imagen_jax.train.checkpoint': 2,
   'imagen_jax.train.stopping': 2,
+  'imagen_jax.train.digest': 1,
+  'imagen_jax.train.profile': 2,
+  'imagen_jax.train.watchdog': 2,
+  'imagen_jax.train.resume': 3,
+  'imagen_jax.train.saving': 3,
+  'imagen_jax.status': 1,
+  'imagen_jax.train.waits': 2,
   'imagen_jax.train.reports': 3,
   'imagen_jax.train.step': 3,
+  'imagen_jax.train.executable': 3,
   'imagen_jax.train.samples': 3,
   'imagen_jax.export': 3,
   'imagen_jax.flops': 0,
@@ -73,8 +84,13 @@ ONLY = {
   'resvg_py': ('imagen_jax.synthetic',),
   # One layer of files, set up in one place, before anything else uses it.
   'etils': ('imagen_jax.storage',),
-  'fsspec': ('imagen_jax.storage',),
+  'fsspec': ('imagen_jax.storage', 'imagen_jax.shards.files'),
   'google.cloud': ('imagen_jax.storage',),
+  'pyarrow': ('imagen_jax.shards', 'imagen_jax.data.parquet_table'),
+  'apache_beam': (
+    'imagen_jax.prepare.pipelines',
+    'imagen_jax.prepare.runner',
+  ),
   'gcsfs': (),
   't5x': (),
 }
@@ -83,6 +99,8 @@ ONLY = {
 NEVER = {
   'imagen_jax.data': ('jax', 'flax', 'optax'),
   'imagen_jax.synthetic': ('jax', 'flax', 'optax'),
+  'imagen_jax.prepare': ('jax', 'flax', 'optax'),
+  'imagen_jax.shards': ('jax', 'flax', 'tensorflow'),
   'imagen_jax.grid': ('jax', 'flax'),
   'imagen_jax.storage': ('jax', 'flax'),
   'imagen_jax.pictures': ('jax', 'flax'),
@@ -219,7 +237,8 @@ def test_every_import_is_declared(repo):
   settings = configparser.ConfigParser()
   settings.read(repo / 'setup.cfg')
   texts = [settings['options']['install_requires']]
-  texts.append(settings['options.extras_require']['quickstart'])
+  for extra in ('quickstart', 'beam'):
+    texts.append(settings['options.extras_require'][extra])
   declared = {
     utils.canonicalize_name(requirements.Requirement(line).name)
     for text in texts
@@ -228,6 +247,8 @@ def test_every_import_is_declared(repo):
   # seqio brings TensorFlow, in the version that its tensorflow-text fits.
   declared |= {'tensorflow', 'tensorflow-cpu'}
   packages = importlib.metadata.packages_distributions()
+  # It may not be here: nothing else can be told then of whose it is.
+  packages.setdefault('apache_beam', ['apache-beam'])
   for name, path in modules():
     for imported in imports(path.read_text()):
       top = imported.split('.')[0]

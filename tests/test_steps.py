@@ -3,6 +3,7 @@
 import runpy
 import types
 
+from PIL import Image
 import pytest
 
 from imagen_jax import config
@@ -51,6 +52,21 @@ def test_the_table_has_a_line_a_row(steps):
   assert line.startswith('| own | ddim 24 + ancestral 32 | 56 | 100% |')
 
 
+def test_the_distance_of_pictures(steps, tmp_path):
+  for name, values in (('one', (10, 20)), ('other', (13, 24))):
+    (tmp_path / name).mkdir()
+    for number, value in enumerate(values):
+      picture = Image.new('RGB', (4, 4), (value,) * 3)
+      picture.save(tmp_path / name / f'{number:05d}_00_w0.png')
+    Image.new('RGB', (4, 4), (255,) * 3).save(tmp_path / name / 'grid.png')
+  found = steps['distance'](tmp_path / 'one', tmp_path / 'other')
+  assert found == pytest.approx(12.5**0.5)
+  line = {'row': 'ddim:2', 'calls': 2, 'scores': {}, 'distance': found}
+  shown = steps['table']([line]).splitlines()
+  assert shown[0].endswith('| top5 | distance |')
+  assert shown[2].endswith('| - | 3.5 |')
+
+
 def test_own_sets_nothing(steps, monkeypatch):
   """And is what the stages were exported with, which is written down."""
   module = steps['measure'].__globals__
@@ -91,6 +107,27 @@ def test_rows_of_each_target(targets):
     'dpmpp_sde:24,12': 'dpmpp_sde+karras:24,12',
     'heun+karras:24,12': 'heun+karras:24,12',
   }
+
+
+def test_what_is_set_for_each_target(targets, repo):
+  fields_of = targets['fields_of']
+  assert (
+    fields_of('v', 'sr')
+    == fields_of('v', 'base')
+    == {
+      'stage.diffusion.prediction': 'v',
+      'stage.diffusion.loss': 'v',
+    }
+  )
+  assert fields_of('eps-fine', 'sr') == fields_of('x', 'sr')
+  fine = fields_of('eps-fine', 'base')
+  quick = config.load(str(repo / 'configs' / 'tiny_base.py'))
+  run = config.override(quick, [f'{k}={v}' for k, v in fine.items()])
+  assert run.stage.diffusion.prediction == 'eps'
+  assert run.stage.unet.stem_stride == 1
+  # Not those that the run sets for itself.
+  fine['train.num_steps'] = 1
+  assert fields_of('eps-fine', 'base')['train.num_steps'] == 3000
 
 
 def test_targets_of_other_lengths_lie_apart(targets, monkeypatch, tmp_path):
