@@ -99,8 +99,11 @@ def test_a_stage_trained_on_crops_makes_whole_pictures(three, tiny_encoder):
     aug_logsnr=jnp.full(2, level),
   )
   logsnr = jnp.full(2, stage.diffusion.logsnr_min)
+  apply = jax.jit(
+    lambda given: network.apply({'params': params}, z, logsnr, given)
+  )
   with_text, without = (
-    network.apply({'params': params}, z, logsnr, given)
+    apply(given)
     for given in (cond, cond.replace(text=jax.tree.map(jnp.zeros_like, text)))
   )
   v = without + 3 * (with_text - without)
