@@ -38,8 +38,14 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(_compilation_cache()))
 # All of them: there are thousands of small ones, the same in many tests.
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
-# Programs of tests run for milliseconds, and take seconds to make fast.
-os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')
+# Programs of tests run for milliseconds, and take seconds to make fast. On a
+# busy machine simulated devices may wait for each other longer than XLA allows,
+# which is 40 seconds, before it aborts the process.
+os.environ.setdefault(
+  'XLA_FLAGS',
+  '--xla_backend_optimization_level=0 '
+  '--xla_cpu_collective_call_terminate_timeout_seconds=600',
+)
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 
 import jax  # noqa: E402  After what it reads.
