@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_nets import convolve
 
 from imagen_jax import sharding
 from imagen_jax.models import layers
@@ -222,38 +223,72 @@ def test_res_block_starts_as_its_shortcut(resample):
   np.testing.assert_allclose(found, 0.7 * resize[resample](x), rtol=1e-6)
 
 
-def test_res_block_is_the_papers():
-  """Norm, swish, conv, norm, scale and shift, swish, conv, by hand."""
-  module = block()
-  x, emb = normal(3), normal(4, (2, 6))
-  variables = shaken(module, x, emb)
-  p = variables['params']
+def by_hand(variables, x, emb, resize, drop=lambda h: h):
+  """A block of 4 groups and scale 0.5, in NumPy, but for its convolutions."""
+  p = jax.tree.map(np.asarray, variables['params'])
+  x, emb = np.asarray(x), np.asarray(emb)
 
   def norm(h, params):
-    h = h.reshape(2, 16, 4, 2)
-    h = (h - h.mean((1, 3), keepdims=True)) / h.std((1, 3), keepdims=True)
-    h = h.reshape(SHAPE)
-    return (
-      h * params['scale'][None, None, None] + params['bias'][None, None, None]
-    )
+    y = h.reshape(2, -1, 4, 2)
+    y = (y - y.mean((1, 3), keepdims=True)) / y.std((1, 3), keepdims=True)
+    return y.reshape(h.shape) * params['scale'] + params['bias']
 
   def conv(h, params):
-    h = jax.lax.conv_general_dilated(
-      h,
-      params['kernel'],
-      (1, 1),
-      'SAME',
-      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-    )
-    return h + params['bias'][None, None, None]
+    return np.asarray(convolve(h, params['kernel'])) + params['bias']
 
-  swish = lambda h: h / (1 + jnp.exp(-h))
-  film = swish(emb) @ p['modulation']['kernel'] + p['modulation']['bias'][None]
+  swish = lambda h: h / (1 + np.exp(-h))
+  film = swish(emb) @ p['modulation']['kernel'] + p['modulation']['bias']
   scale, shift = film[:, None, None, :8], film[:, None, None, 8:]
-  h = conv(swish(norm(x, p['norm_in'])), p['conv_in'])
-  h = norm(h, p['norm_out']) * (1 + scale) + shift
-  expected = 0.5 * (x + conv(swish(h), p['conv_out']))
+  h = conv(resize(swish(norm(x, p['norm_in']))), p['conv_in'])
+  h = drop(swish(norm(h, p['norm_out']) * (1 + scale) + shift))
+  x = resize(x)
+  if 'skip' in p:
+    x = x @ p['skip']['kernel'] + p['skip']['bias']
+  return 0.5 * (x + conv(h, p['conv_out']))
+
+
+RESIZE = {
+  None: lambda h: h,
+  'down': lambda h: h.reshape(2, 2, 2, 2, 2, 8).mean((2, 4)),
+  'up': lambda h: h.repeat(2, 1).repeat(2, 2),
+}
+
+
+@pytest.mark.parametrize('resample', RESIZE)
+def test_res_block_is_the_papers(resample):
+  """Norm, swish, conv, norm, scale and shift, swish, conv, by hand.
+
+  A BigGAN block resamples before its first convolution.
+  """
+  module = block(resample=resample)
+  x, emb = normal(3), normal(4, (2, 6))
+  variables = shaken(module, x, emb)
+  expected = by_hand(variables, x, emb, RESIZE[resample])
   found = run(module, variables, x, emb)
+  np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_dropout_is_before_the_second_convolution():
+  """Of what it is given a part is zero, and the rest is scaled up."""
+  module = block(dropout=0.5)
+  x, emb = normal(3), normal(4, (2, 6))
+  variables = shaken(module, x, emb)
+  seen = []
+
+  def note(call, args, kwargs, context):
+    if context.module.name == 'conv_out':
+      seen.append(args[0])
+    return call(*args, **kwargs)
+
+  def apply(key):
+    with nn.intercept_methods(note):
+      found = module.apply(variables, x, emb, False, rngs={'dropout': key})
+    return found, seen.pop()
+
+  found, given = jax.jit(apply)(jax.random.key(5))
+  kept = np.asarray(given) != 0
+  assert 0.35 < kept.mean() < 0.65
+  expected = by_hand(variables, x, emb, RESIZE[None], lambda h: 2 * h * kept)
   np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
 
 
