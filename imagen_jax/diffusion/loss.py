@@ -9,15 +9,14 @@ import jax.numpy as jnp
 from imagen_jax.diffusion import process
 
 
-def denoising_loss(out, x, eps, z, logsnr, *, prediction, loss, sigma_data=0.5):
+def denoising_loss(out, x, eps, logsnr, *, prediction, loss, sigma_data=0.5):
   """Squared error of a network's output, averaged over an image, [B].
 
   Args:
-    out: what the network made of `z`, [B, H, W, C].
+    out: what the network made of noised images, [B, H, W, C].
     x: clean images, [B, H, W, C].
-    eps: the noise in `z`, [B, H, W, C].
-    z: noised images, [B, H, W, C].
-    logsnr: of `z`, [B].
+    eps: the noise in them, [B, H, W, C].
+    logsnr: of the noised images, [B].
     prediction: what `out` stands for: 'x', 'eps', 'v' or 'edm'.
     loss: in which of 'x', 'eps', 'v', 'edm' the error is taken. Unweighted
       'eps' is the paper's (appendix A, equation 4 with weight SNR in x-space);
@@ -25,16 +24,17 @@ def denoising_loss(out, x, eps, z, logsnr, *, prediction, loss, sigma_data=0.5):
       sigma_d)^2 in x-space (arXiv:2206.00364, table 1).
     sigma_data: standard deviation of the data, for 'edm'.
   """
-  chex.assert_equal_shape([out, x, eps, z])
-  if loss == 'edm':
-    target = process.from_x('edm', x, z, logsnr, sigma_data)
-  else:
-    alpha, sigma = process.alpha_sigma(process.broadcast(logsnr, x))
-    target = {'x': x, 'eps': eps, 'v': alpha * eps - sigma * x}[loss]
+  chex.assert_equal_shape([out, x, eps])
+  error = out - process.target(prediction, x, eps, logsnr, sigma_data)
   if prediction != loss:
-    x_hat = process.to_x(prediction, out, z, logsnr, sigma_data)
-    out = process.from_x(loss, x_hat, z, logsnr, sigma_data)
-  return jnp.mean((out - target) ** 2, axis=(1, 2, 3))
+    # Errors are proportional. Converted, what they are of would be subtracted
+    # from what is next to equal to it: float32 has no eps left at log-SNR 40.
+    of_x, of_loss = (
+      process.x_per(kind, process.broadcast(logsnr, x), sigma_data)
+      for kind in (prediction, loss)
+    )
+    error = error * (of_x / of_loss)
+  return jnp.mean(error**2, axis=(1, 2, 3))
 
 
 def weight(

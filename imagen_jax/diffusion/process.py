@@ -125,6 +125,50 @@ def from_x(kind, x, z, logsnr, sigma_data=0.5):
   raise ValueError(f"prediction is {kind!r}; accepted: 'x', 'eps', 'v', 'edm'")
 
 
+def target(kind, x, eps, logsnr, sigma_data=0.5):
+  """What a prediction of `kind` is of, [B, H, W, C]: `from_x` of z's own x.
+
+  From the noise that z was made with, and so without the differences that have
+  no digits left where there is next to no noise, or next to no picture.
+
+  Args:
+    kind: 'x', 'eps', 'v' or 'edm'.
+    x: clean images, [B, H, W, C].
+    eps: the noise in z, [B, H, W, C].
+    logsnr: of z, [B].
+    sigma_data: standard deviation of the data, for 'edm'.
+
+  Raises:
+    ValueError: for another kind.
+  """
+  chex.assert_equal_shape([x, eps])
+  alpha, sigma = alpha_sigma(broadcast(logsnr, x))
+  if kind == 'x':
+    return x
+  if kind == 'eps':
+    return eps
+  if kind == 'v':
+    return alpha * eps - sigma * x
+  if kind == 'edm':
+    c_in, _, _ = edm_scales(broadcast(logsnr, x), sigma_data)
+    return c_in * (sigma / sigma_data * x - alpha * sigma_data * eps)
+  raise ValueError(f"prediction is {kind!r}; accepted: 'x', 'eps', 'v', 'edm'")
+
+
+def x_per(kind, logsnr, sigma_data=0.5):
+  """By how much `to_x` moves where a prediction of `kind` grows by 1.
+
+  Args:
+    kind: 'x', 'eps', 'v' or 'edm'.
+    logsnr: any shape, which is also the result's.
+    sigma_data: standard deviation of the data, for 'edm'.
+  """
+  alpha, sigma = alpha_sigma(logsnr)
+  _, _, c_out = edm_scales(logsnr, sigma_data)
+  every = {'x': jnp.ones_like(alpha), 'eps': -sigma / alpha, 'v': -sigma}
+  return (every | {'edm': c_out})[kind]
+
+
 def posterior(x, z_t, logsnr_t, logsnr_s):
   """Mean and variance of q(z_s | z_t, x), for s < t.
 

@@ -142,7 +142,6 @@ def losses_fn(params, batch, drawn, dropout, config: config.Config):
     out,
     x,
     eps,
-    z,
     logsnr,
     prediction=diffusion.prediction,
     loss=diffusion.loss,

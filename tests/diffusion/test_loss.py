@@ -14,11 +14,12 @@ SHAPE = (5, 4, 4, 3)
 
 
 def parts(logsnr):
-  """Clean images, noise, and noised images."""
+  """Clean images, and the noise to make of them what `logsnr` is of."""
   key_x, key_eps = jax.random.split(jax.random.key(1))
   x = jax.random.uniform(key_x, SHAPE, minval=-1, maxval=1)
   eps = jax.random.normal(key_eps, SHAPE)
-  return x, eps, process.diffuse(x, eps, logsnr)
+  assert logsnr.shape == SHAPE[:1]
+  return x, eps
 
 
 def target(kind, x, eps, logsnr):
@@ -33,10 +34,10 @@ def target(kind, x, eps, logsnr):
 @pytest.mark.parametrize('kind', KINDS)
 def test_the_truth_costs_nothing(prediction, kind):
   logsnr = jnp.linspace(-5.0, 5.0, 5)
-  x, eps, z = parts(logsnr)
+  x, eps = parts(logsnr)
   out = target(prediction, x, eps, logsnr)
   found = loss.denoising_loss(
-    out, x, eps, z, logsnr, prediction=prediction, loss=kind
+    out, x, eps, logsnr, prediction=prediction, loss=kind
   )
   assert found.shape == (5,)
   np.testing.assert_allclose(found, 0, atol=1e-7)
@@ -50,25 +51,47 @@ def test_an_error_has_the_weight_of_its_space(prediction, kind):
   And one of d / c_out in EDM's F, where its data have deviation 0.5.
   """
   logsnr = jnp.linspace(-5.0, 5.0, 5)
-  x, eps, z = parts(logsnr)
+  x, eps = parts(logsnr)
   alpha, sigma = (np.asarray(a, float) for a in process.alpha_sigma(logsnr))
   error = {'x': np.ones(5), 'eps': alpha / sigma, 'v': 1 / sigma}
   error['edm'] = np.sqrt(0.25 * alpha**2 + sigma**2) / (0.5 * sigma)
   out = target(prediction, x, eps, logsnr) + 0.5
   found = loss.denoising_loss(
-    out, x, eps, z, logsnr, prediction=prediction, loss=kind
+    out, x, eps, logsnr, prediction=prediction, loss=kind
   )
   expected = (0.5 * error[kind] / error[prediction]) ** 2
   np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
+@pytest.mark.parametrize('prediction', KINDS)
+@pytest.mark.parametrize('kind', KINDS)
+def test_keeps_its_digits_to_the_accepted_bounds(prediction, kind):
+  """In float64 by way of x_hat, where float32 would have none left."""
+  logsnr = jnp.array([-80.0, -40.0, 0.5, 40.0, 80.0])
+  x, eps = parts(logsnr)
+  wide = np.asarray(logsnr, np.longdouble)[:, None, None, None]
+  alpha, sigma = (1 / np.sqrt(1 + np.exp(s * wide)) for s in (-1, 1))
+  spread = np.sqrt(0.09 * alpha**2 + sigma**2)
+  slopes = {
+    'x': 1 + 0 * alpha,
+    'eps': sigma / alpha,
+    'v': sigma,
+    'edm': 0.3 * sigma / spread,
+  }
+  options = {'prediction': prediction, 'loss': kind, 'sigma_data': 0.3}
+  true = process.target(prediction, x, eps, logsnr, 0.3)
+  found = loss.denoising_loss(true, x, eps, logsnr, **options)
+  np.testing.assert_array_equal(found, 0)
+  found = loss.denoising_loss(true + 0.5, x, eps, logsnr, **options)
+  expected = (0.5 * (slopes[prediction] / slopes[kind]).ravel()) ** 2
+  np.testing.assert_allclose(found, expected.astype(float), rtol=1e-4)
+
+
 def test_is_the_mean_over_an_image_and_no_other():
   logsnr = jnp.zeros(5)
-  x, eps, z = parts(logsnr)
+  x, eps = parts(logsnr)
   out = eps.at[2, 0, 0, 0].add(3.0)
-  found = loss.denoising_loss(
-    out, x, eps, z, logsnr, prediction='eps', loss='eps'
-  )
+  found = loss.denoising_loss(out, x, eps, logsnr, prediction='eps', loss='eps')
   expected = np.array([0, 0, 9 / (4 * 4 * 3), 0, 0])
   np.testing.assert_allclose(found, expected, rtol=1e-5)
 
@@ -77,11 +100,11 @@ def test_is_the_mean_over_an_image_and_no_other():
 @pytest.mark.parametrize('kind', KINDS)
 def test_the_ends_are_finite(prediction, kind):
   logsnr = jnp.linspace(-20.0, 20.0, 5)
-  x, eps, z = parts(logsnr)
+  x, eps = parts(logsnr)
 
   def total(out):
     return loss.denoising_loss(
-      out, x, eps, z, logsnr, prediction=prediction, loss=kind
+      out, x, eps, logsnr, prediction=prediction, loss=kind
     ).sum()
 
   value, slope = jax.value_and_grad(total)(jnp.zeros_like(x))
@@ -91,9 +114,9 @@ def test_the_ends_are_finite(prediction, kind):
 
 def test_refuses_another_prediction():
   logsnr = jnp.zeros(5)
-  x, eps, z = parts(logsnr)
+  x, eps = parts(logsnr)
   with pytest.raises(ValueError, match="prediction is 'score'; accepted: 'x'"):
-    loss.denoising_loss(eps, x, eps, z, logsnr, prediction='score', loss='eps')
+    loss.denoising_loss(eps, x, eps, logsnr, prediction='score', loss='eps')
 
 
 WEIGHTINGS = ('min_snr', 'truncated_snr', 'sigmoid')
@@ -137,13 +160,11 @@ def test_weights_take_their_numbers():
 @pytest.mark.parametrize('weighting', WEIGHTINGS)
 def test_a_weighting_is_the_same_in_every_space(weighting):
   logsnr = jnp.linspace(-5.0, 5.0, 5)
-  x, eps, z = parts(logsnr)
+  x, eps = parts(logsnr)
   out = target('v', x, eps, logsnr) + 0.3 * x + 0.1
   found = []
   for kind in KINDS:
-    losses = loss.denoising_loss(
-      out, x, eps, z, logsnr, prediction='v', loss=kind
-    )
+    losses = loss.denoising_loss(out, x, eps, logsnr, prediction='v', loss=kind)
     found.append(
       losses
       * loss.weight(logsnr, weighting=weighting, loss=kind, slope=-jnp.ones(5))
@@ -155,9 +176,9 @@ def test_a_weighting_is_the_same_in_every_space(weighting):
 def test_plain_edm_is_its_own_weight():
   """(s^2 + d^2) / (s d)^2 of an error in x, for noise s and data d = 0.5."""
   logsnr = jnp.linspace(-5.0, 5.0, 5)
-  x, eps, z = parts(logsnr)
+  x, eps = parts(logsnr)
   found = loss.denoising_loss(
-    x + 0.1, x, eps, z, logsnr, prediction='x', loss='edm'
+    x + 0.1, x, eps, logsnr, prediction='x', loss='edm'
   )
   variance = np.exp(-np.asarray(logsnr, float))
   expected = 0.01 * (variance + 0.25) / (0.25 * variance)

@@ -70,9 +70,13 @@ def test_conversions_of_the_truth(kind):
   np.testing.assert_allclose(x_hat, x, atol=1e-4)
   out = process.from_x(kind, x, z, LOGSNR)
   np.testing.assert_allclose(out, truth, atol=1e-4)
+  found = process.target(kind, x, eps, LOGSNR)
+  np.testing.assert_allclose(found, truth, atol=1e-4)
 
 
-@pytest.mark.parametrize('convert', [process.to_x, process.from_x])
+@pytest.mark.parametrize(
+  'convert', [process.to_x, process.from_x, process.target]
+)
 def test_refuses_another_kind(convert):
   out, z = normal('out', 'z')
   words = "prediction is 'noise'; accepted: 'x', 'eps', 'v'"
