@@ -122,6 +122,63 @@ def test_the_scales_are_the_readings(reading, scales):
   assert unet._residual_scales(config.UNetConfig()) == (1.0, 1.0)
 
 
+def modules_of(net):
+  """The modules that a network calls, by name; of each, one call."""
+  found = {}
+
+  def note(call, args, kwargs, context):
+    found['/'.join(context.module.path)] = context.module
+    return call(*args, **kwargs)
+
+  network = unet.UNet(net)
+  with nn.intercept_methods(note):
+    jax.eval_shape(network.init, jax.random.key(0), *inputs())
+  return found
+
+
+@pytest.mark.parametrize('design', ['base', 'efficient'])
+def test_heads_and_groups_are_the_configs(design):
+  """Of every part: no shape of a parameter tells how many there are."""
+  wide = {'head_dim': 4, 'embed_dim': 24, 'attention_expansion': 2}
+  net = dataclasses.replace(
+    NET, design=design, text_attention=(False, True), **wide
+  )
+  modules = modules_of(net)
+  kinds = (layers.ResBlock, layers.Attention, layers.TextPool, nn.GroupNorm)
+  of = {
+    kind: [m for m in modules.values() if isinstance(m, kind)] for kind in kinds
+  }
+  assert all(of.values())
+  for kind in (layers.Attention, layers.TextPool):
+    assert {module.head_dim for module in of[kind]} == {4}
+  assert {module.expansion for module in of[layers.Attention]} == {2}
+  # Also that of the output.
+  assert {module.num_groups for module in of[nn.GroupNorm]} == {4}
+  assert 'norm_out' in modules
+
+
+def test_heads_are_what_attention_is_given():
+  """The pool's 24 channels as 6 heads of 4, attention's 8 as 2."""
+  net = dataclasses.replace(
+    NET, text_attention=(False, True), head_dim=4, embed_dim=24
+  )
+  heads = []
+  attend, pool = layers.attention.attend, jax.nn.dot_product_attention
+
+  def note(function):
+    def noted(query, key, *rest, **options):
+      heads.append((query.shape[-2:], key.shape[-2:]))
+      return function(query, key, *rest, **options)
+
+    return noted
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(layers.attention, 'attend', note(attend))
+    patch.setattr(jax.nn, 'dot_product_attention', note(pool))
+    modules_of(net)
+  assert set(heads) == {((6, 4),) * 2, ((2, 4),) * 2}
+
+
 @pytest.mark.parametrize(
   'changes, expected',
   [
