@@ -70,6 +70,7 @@ def get_config(row: str = 'printed') -> config.Config:
         head_dim=256,
         attention_expansion=2,
         embed_dim=512,
+        shortcut='always',  # As drawn (appendix B.1).
       ),
       diffusion=config.DiffusionConfig(schedule='linear'),
       sample=config.SampleConfig(

@@ -45,6 +45,7 @@ def get_config(row: str = 'printed') -> config.Config:
         head_dim=256,
         attention_expansion=2,
         embed_dim=512,
+        shortcut='always',  # As drawn (appendix B.1).
         # 10 of the 95 GiB of a v5p at 32 images (modelled:
         # docs/performance.md).
         remat_policy=('none',),

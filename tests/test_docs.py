@@ -40,6 +40,7 @@ def test_every_value_of_diffusion_is_told(repo):
 def test_what_is_of_networks_alone_is_told(repo):
   fields = {
     'residual_scale',
+    'shortcut',
     'long_skip',
     'long_skip_scale',
     'remat',

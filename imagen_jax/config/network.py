@@ -34,6 +34,8 @@ class UNetConfig:
     residual_scale: what of a block's residual sum the Efficient U-Net scales
       by 1/sqrt 2: the 'sum', as Score-SDE and SR3 do, which the paper cites;
       the 'shortcut' alone, as NeMo; or 'none'.
+    shortcut: where a block of it has a 1x1 convolution around its other two:
+      'when_needed', if it changes the width, or 'always', as the paper draws.
     long_skip: how it joins a long skip on the way up: 'add', as the paper
       draws it, or 'concat'.
     long_skip_scale: what of that it scales by 1/sqrt 2: the 'sum', the 'skip'
@@ -46,8 +48,9 @@ class UNetConfig:
       of convolutions and dense layers (attention's logits are not kept),
       'none' nothing. One entry a level, or one for all.
     scan: compile a level's like blocks once and loop over them, with their
-      parameters stacked; the state and its checkpoints are the same. Shorter
-      to compile, a little slower to run. One entry a level, or one for all.
+      parameters stacked; the state and its checkpoints are the same. It does
+      not pay as modelled (docs/performance.md): 1.29 times as slow without
+      `remat`, no shorter to compile. One entry a level, or one for all.
     dtype: type of activations and matrix products; parameters are float32.
   """
 
@@ -64,6 +67,7 @@ class UNetConfig:
   embed_dim: int = 2048
   num_groups: int = 32
   residual_scale: str = 'sum'
+  shortcut: str = 'when_needed'
   long_skip: str = 'add'
   long_skip_scale: str = 'sum'
   dropout: float = 0.0
@@ -127,6 +131,7 @@ class UNetConfig:
     """Raises ValueError unless blocks and long skips can be joined so."""
     accepted = {
       'residual_scale': ('sum', 'shortcut', 'none'),
+      'shortcut': ('when_needed', 'always'),
       'long_skip': ('add', 'concat'),
       'long_skip_scale': ('sum', 'skip', 'none'),
     }

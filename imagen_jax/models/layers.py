@@ -259,6 +259,8 @@ class ResBlock(nn.Module):
     resample: None, 'down' or 'up'.
     dropout: rate before the second convolution.
     shortcut_scale: of the shortcut alone, before the sum.
+    shortcut: 'when_needed' is the identity where the width stays, 'always' a
+      1x1 convolution.
   """
 
   dim: int
@@ -268,6 +270,7 @@ class ResBlock(nn.Module):
   resample: str | None = None
   dropout: float = 0.0
   shortcut_scale: float = 1.0
+  shortcut: str = 'when_needed'
 
   @nn.compact
   def __call__(self, x, emb, deterministic=True):
@@ -283,7 +286,7 @@ class ResBlock(nn.Module):
     h = nn.Dropout(self.dropout)(h, deterministic)
     h = conv(self.dim, zero=True, dtype=self.dtype, name='conv_out')(h)
     x = resize(x)
-    if x.shape[-1] != self.dim:
+    if x.shape[-1] != self.dim or self.shortcut == 'always':
       x = dense(self.dim, dtype=self.dtype, name='skip')(x)
     return constrain(residual_sum(x, h, self.scale, self.shortcut_scale))
 

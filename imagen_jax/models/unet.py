@@ -159,6 +159,7 @@ def _blocks(unet, deterministic, emb, text, mask, prevent_cse=True):
       resample=resample,
       dropout=unet.dropout,
       shortcut_scale=shortcut_scale,
+      shortcut=unet.shortcut,
       name=name,
     )
     return module(x, emb, deterministic)

@@ -254,15 +254,25 @@ RESIZE = {
 }
 
 
-@pytest.mark.parametrize('resample', RESIZE)
-def test_res_block_is_the_papers(resample):
+@pytest.mark.parametrize(
+  'resample, shortcut',
+  [
+    (None, 'when_needed'),
+    ('down', 'when_needed'),
+    ('up', 'when_needed'),
+    (None, 'always'),
+  ],
+)
+def test_res_block_is_the_papers(resample, shortcut):
   """Norm, swish, conv, norm, scale and shift, swish, conv, by hand.
 
-  A BigGAN block resamples before its first convolution.
+  A BigGAN block resamples before its first convolution; the Efficient U-Net's
+  may have a 1x1 convolution around both.
   """
-  module = block(resample=resample)
+  module = block(resample=resample, shortcut=shortcut)
   x, emb = normal(3), normal(4, (2, 6))
   variables = shaken(module, x, emb)
+  assert ('skip' in variables['params']) == (shortcut == 'always')
   expected = by_hand(variables, x, emb, RESIZE[resample])
   found = run(module, variables, x, emb)
   np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)

@@ -227,9 +227,34 @@ def test_the_first_block_behind_a_concatenated_skip_is_not_scanned():
   assert jax.tree.map(lambda leaf: leaf.shape, stacked) == scanned
 
 
+@pytest.mark.parametrize('scan', [False, True])
+def test_shortcuts_are_drawn_always(scan):
+  """One more 1x1 convolution in each residual block, and nothing else."""
+  always = dataclasses.replace(NET, shortcut='always', scan=(scan,))
+  found = shapes_of(dataclasses.replace(always, scan=(False,)))
+  for name, shapes in shapes_of(NET).items():
+    own = dict(found[name])
+    if '_res' in name and 'resample' not in name:
+      assert own.pop('skip') == {'kernel': (8, 8), 'bias': (8,)}, name
+    assert own == shapes, name
+  network = unet.UNet(always)
+  boxed = jax.eval_shape(network.init, jax.random.key(0), *inputs())
+  stacked = jax.eval_shape(
+    lambda params: repeats.stack(params, always),
+    params_of(dataclasses.replace(always, scan=(False,))),
+  )
+  shape = lambda tree: jax.tree.map(lambda leaf: leaf.shape, tree)
+  assert shape(stacked) == shape(sharding.unbox(boxed['params']))
+
+
 @pytest.mark.parametrize(
   'changes, words',
   [
+    ({'shortcut': 'never'}, "shortcut is 'never'; accepted: 'when_needed', "),
+    (
+      {'design': 'base', 'shortcut': 'always'},
+      "shortcut is 'always' with .*design 'base'; accepted: 'when_needed', or",
+    ),
     ({'residual_scale': 'skip'}, "residual_scale is 'skip'; accepted: 'sum'"),
     ({'long_skip': 'multiply'}, "long_skip is 'multiply'; accepted: 'add'"),
     ({'long_skip_scale': 'both'}, "long_skip_scale is 'both'; accepted: 'sum"),
