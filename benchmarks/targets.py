@@ -13,7 +13,11 @@ Every layer of the quick base is coarser than its picture, which is no net for
 eps. So eps is trained twice: as the others are, and as eps-fine, with a base of
 the picture's own size (and the super-resolution stage of x).
 
-The target edm is trained on the schedule edm, which goes by time from a noise
+The stages' own samplers are DDIM in the base and ancestral in the
+super-resolution stage.
+
+The target edm is trained on the schedule edm, the others on the cosine: its row
+is of both. That schedule goes by time from a noise
 by signal of exp(10), where there is nothing to see; so the other samplers draw
 it by Karras's steps, from 80. The stages' own go by time, as they are.
 """
@@ -50,6 +54,7 @@ FINE_BASE = {
 SAMPLERS = (
   'own',
   'ancestral:64,32',
+  'ddim:24,12',
   'dpmpp:12,6',
   'dpmpp_sde:24,12',
   'heun+karras:24,12',

@@ -7,6 +7,7 @@ from PIL import Image
 import pytest
 
 from imagen_jax import config
+from imagen_jax.diffusion import sampler
 
 
 @pytest.fixture
@@ -103,6 +104,7 @@ def test_rows_of_each_target(targets):
   assert targets['rows']('edm') == {
     'own': 'own',
     'ancestral:64,32': 'ancestral+karras:64,32',
+    'ddim:24,12': 'ddim+karras:24,12',
     'dpmpp:12,6': 'dpmpp+karras:12,6',
     'dpmpp_sde:24,12': 'dpmpp_sde+karras:24,12',
     'heun+karras:24,12': 'heun+karras:24,12',
@@ -145,3 +147,10 @@ def test_targets_of_other_lengths_lie_apart(targets, monkeypatch, tmp_path):
     for command in trained
   ]
   assert found == [[], [], ['train.num_steps=9'], ['train.num_steps=7']]
+
+
+def test_every_sampler_is_among_the_rows(targets):
+  named = {
+    row.partition(':')[0].partition('+')[0] for row in targets['SAMPLERS']
+  }
+  assert named == {'own', *sampler.SAMPLERS}
