@@ -4,6 +4,7 @@ import dataclasses
 
 from imagen_jax.config.checks import above_zero
 from imagen_jax.config.checks import at_least
+from imagen_jax.config.checks import default_unless
 from imagen_jax.config.checks import finite
 from imagen_jax.config.checks import one_of
 from imagen_jax.config.checks import require
@@ -148,4 +149,27 @@ class DiffusionConfig:
       require(
         0 <= value <= 1,
         f'stage.diffusion.{name} is {value!r}; accepted: [0, 1]',
+      )
+    self._check_read()
+
+  def _check_read(self):
+    """Raises ValueError where a field is set that no other lets be read."""
+    edm = 'edm' in (self.prediction, self.loss)
+    for names, is_read, accepted in (
+      (
+        ('shift_size',),
+        self.schedule == 'shifted_cosine',
+        "schedule 'shifted_cosine'",
+      ),
+      (('edm_mean', 'edm_std'), self.schedule == 'edm', "schedule 'edm'"),
+      (('sigma_data',), edm, "prediction or loss 'edm'"),
+      (
+        ('min_snr_gamma',),
+        self.weighting == 'min_snr',
+        "weighting 'min_snr'",
+      ),
+      (('sigmoid_bias',), self.weighting == 'sigmoid', "weighting 'sigmoid'"),
+    ):
+      default_unless(
+        self, 'stage.diffusion', names, is_read, f'stage.diffusion.{accepted}'
       )

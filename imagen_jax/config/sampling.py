@@ -4,6 +4,7 @@ import dataclasses
 
 from imagen_jax.config.checks import above_zero
 from imagen_jax.config.checks import at_least
+from imagen_jax.config.checks import default_unless
 from imagen_jax.config.checks import finite
 from imagen_jax.config.checks import one_of
 from imagen_jax.config.checks import require
@@ -177,3 +178,25 @@ class SampleConfig:
       self.percentile > 0,
       f'stage.sample.percentile is {self.percentile!r}; accepted: (0, 1]',
     )
+    self._check_read()
+
+  def _check_read(self):
+    """Raises ValueError where a field is set that no other lets be read."""
+    steps, noise = ('sigma_min', 'sigma_max'), ('min', 'max', 'noise')
+    turns = ('oscillate_after', 'oscillate_weight')
+    for names, is_read, accepted in (
+      (steps, self.spacing != 'time', "spacing 'logsnr' or 'karras'"),
+      (('rho',), self.spacing == 'karras', "spacing 'karras'"),
+      ([f'churn_{n}' for n in noise], self.churn > 0, 'churn above 0'),
+      (
+        ('guidance_interval',),
+        self.guidance == 'interval',
+        "guidance 'interval'",
+      ),
+      (turns, self.guidance == 'oscillating', "guidance 'oscillating'"),
+      (('percentile',), self.threshold == 'dynamic', "threshold 'dynamic'"),
+      (('resample_jump',), self.resample > 1, 'resample above 1'),
+    ):
+      default_unless(
+        self, 'stage.sample', names, is_read, f'stage.sample.{accepted}'
+      )
