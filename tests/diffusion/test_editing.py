@@ -127,3 +127,48 @@ def test_a_mask_of_ones_keeps_nothing():
   mask = jnp.ones((64, 1, 2, 1))
   found = draw(num_images=64, mask=mask)
   np.testing.assert_allclose(found, draw(num_images=64), atol=1e-5)
+
+
+def test_nothing_is_merged_between_heuns_two_calls():
+  """The second is given where the Euler step has led, kept pixels too."""
+  seen = []
+
+  def watch(z, logsnr, *_):
+    note = lambda *arrays: seen.append([np.asarray(a, float) for a in arrays])
+    jax.debug.callback(note, z, logsnr, ordered=True)
+    return 0.3 * z
+
+  keys = jax.random.split(jax.random.key(0), 3)
+  mask = jnp.broadcast_to(
+    jnp.array([0.0, 1.0])[None, None, :, None], (3, 1, 2, 1)
+  )
+  sample = functools.partial(
+    sampler.sample,
+    watch,
+    shape=(1, 2, 1),
+    logsnr=jnp.array([-2.0, 1.0, 4.0]),
+    sampler='heun',
+    image=jnp.full((3, 1, 2, 1), KNOWN),
+    mask=mask,
+  )
+  jax.jit(sample)(keys)
+  jax.effects_barrier()
+  assert [logsnr[0] for _, logsnr in seen] == [-2, 1, 1]
+  (z, _), (ahead, _), (after, _) = seen
+  (alpha, sigma), (alpha_s, sigma_s) = (
+    np.sqrt(1 / (1 + np.exp([-logsnr, logsnr]))) for logsnr in (-2.0, 1.0)
+  )
+  x_hat = 0.3 * z
+  euler = alpha_s * x_hat + sigma_s / sigma * (z - alpha * x_hat)
+  np.testing.assert_allclose(ahead, euler, rtol=1e-4, atol=1e-5)
+  # Behind the second, the kept pixel is the picture's, at the step's noise.
+  known = [
+    jax.random.normal(
+      jax.random.fold_in(jax.random.fold_in(key, sampler._KNOWN), 2), (1, 2, 1)
+    )
+    for key in keys
+  ]
+  expected = alpha_s * KNOWN + sigma_s * np.array(known, float)
+  np.testing.assert_allclose(
+    after[:, :, 0], expected[:, :, 0], rtol=1e-4, atol=1e-5
+  )
