@@ -89,7 +89,8 @@ def make_denoise(
   With and without text go through the network as one batch, the two of an
   image side by side, so that on a mesh each stays with its image. "Without"
   is zeroed embeddings under an empty mask, as in training (paper, section
-  4.1).
+  4.1). It is left out where the weight is the number 1 at every step: that is
+  no guidance. (Of an array it is not known before it is computed with.)
 
   Args:
     apply: (z, logsnr, cond) -> network output.
@@ -100,10 +101,32 @@ def make_denoise(
       None keeps that.
   """
   diffusion, sample = stage.diffusion, stage.sample
-  twice = lambda x: jnp.repeat(x, 2, axis=0)
+  plain = (
+    sample.guidance == 'constant'
+    and isinstance(guidance_weight, (int, float))
+    and guidance_weight == 1
+  )
+  twice = lambda x: x if plain else jnp.repeat(x, 2, axis=0)
   both = jax.tree.map(twice, cond)
-  without = jnp.arange(both.text.mask.shape[0]) % 2 == 1
-  both = both.replace(text=drop_text(both.text, without))
+  if not plain:
+    without = jnp.arange(both.text.mask.shape[0]) % 2 == 1
+    both = both.replace(text=drop_text(both.text, without))
+
+  def guided(out, to_x, logsnr, step):
+    out = out.reshape(-1, 2, *out.shape[1:])
+    weight = guidance.weight_at(
+      guidance_weight,
+      logsnr,
+      step,
+      kind=sample.guidance,
+      interval=sample.guidance_interval,
+      after=sample.oscillate_after,
+      low=sample.oscillate_weight,
+    )
+    x_hat = to_x(guidance.guide(out[:, 0], out[:, 1], weight))
+    if sample.guidance_rescale > 0:
+      x_hat = guidance.rescale(x_hat, to_x(out[:, 0]), sample.guidance_rescale)
+    return x_hat
 
   def denoise(z, logsnr, step=0, x_last=None, call=0):
     given = both
@@ -116,22 +139,10 @@ def make_denoise(
       diffusion.prediction, z, logsnr, diffusion.sigma_data
     )
     out = apply(twice(scaled), twice(logsnr), given)
-    out = out.reshape(-1, 2, *out.shape[1:])
-    weight = guidance.weight_at(
-      guidance_weight,
-      logsnr,
-      step,
-      kind=sample.guidance,
-      interval=sample.guidance_interval,
-      after=sample.oscillate_after,
-      low=sample.oscillate_weight,
-    )
     to_x = lambda out: process.to_x(
       diffusion.prediction, out, z, logsnr, diffusion.sigma_data
     )
-    x_hat = to_x(guidance.guide(out[:, 0], out[:, 1], weight))
-    if sample.guidance_rescale > 0:
-      x_hat = guidance.rescale(x_hat, to_x(out[:, 0]), sample.guidance_rescale)
+    x_hat = to_x(out) if plain else guided(out, to_x, logsnr, step)
     return guidance.threshold(
       x_hat,
       kind=sample.threshold,

@@ -79,9 +79,13 @@ class Cascade:
     keys, text = put(keys[rows]), put(jax.tree.map(lambda x: x[rows], text))
     x = None
     for number, draw in enumerate(self._draw):
+      own = self.stages[number].sample.guidance_weight
       # A key of its own a stage: the same noise twice would correlate them.
       keys_here = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
-      weight = put(np.asarray(guidance_weights[number], np.float32)[rows])
+      weight = np.asarray(guidance_weights[number], np.float32)[rows]
+      # A stage's own weight of 1 is known as it is compiled: half the work.
+      plain = own == 1 and np.all(weight == 1)
+      weight = None if plain else put(weight)
       edit = ()
       if edits is not None:
         every = lambda a: np.broadcast_to(a, (len(rows), *a.shape))

@@ -131,6 +131,46 @@ def test_guidance_is_rescaled():
   assert np.abs(found - guided).max() > 0.1
 
 
+def test_a_weight_of_one_asks_once():
+  """Where it is one at every step, and known to be; to the same end."""
+  rows = []
+
+  def watch(z, logsnr, cond):
+    rows.append((len(z), len(logsnr), *map(len, jax.tree.leaves(cond))))
+    return apply(z, logsnr, cond)
+
+  once, twice = (4,) * 6, (8,) * 6
+  other = [
+    with_(SR, sample=sample)
+    for sample in (
+      {'guidance': 'interval'},
+      {'guidance': 'oscillating', 'oscillate_after': 2},
+    )
+  ]
+  found = []
+  for stage, weight, expected in (
+    (SR, 1.0, once),
+    (SR, 1, once),
+    (SR, jnp.ones(4), twice),
+    (SR, 2.0, twice),
+    *((stage, 1.0, twice) for stage in other),
+  ):
+    denoise = cascade.make_denoise(watch, sr_cond(), stage, weight)
+    found.append(denoise(normal(3, 4, 8, 8, 3), jnp.full(4, -1.0)))
+    assert rows.pop() == expected
+  np.testing.assert_allclose(found[0], found[2], rtol=1e-5, atol=1e-6)
+  assert np.abs(found[0] - found[3]).max() > 0.1
+
+
+def test_the_threshold_is_behind_the_rescale():
+  """What is rescaled may be out of range yet."""
+  sample = {'guidance_rescale': 0.7, 'threshold': 'static'}
+  free = denoised(with_(SR, sample={**sample, 'threshold': 'none'}))
+  assert np.abs(free).max() > 1.1
+  found = denoised(with_(SR, sample=sample))
+  np.testing.assert_allclose(found, np.clip(free, -1, 1), rtol=1e-5, atol=1e-6)
+
+
 def test_the_threshold_is_of_the_percentile():
   for percentile in (0.5, 0.9):
     sample = {'threshold': 'dynamic', 'percentile': percentile}

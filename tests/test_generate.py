@@ -15,6 +15,7 @@ from imagen_jax import config as config_lib
 from imagen_jax import export
 from imagen_jax import generate
 from imagen_jax import sharding
+from imagen_jax import structs
 
 
 @pytest.fixture(scope='module')
@@ -293,3 +294,25 @@ def test_a_picture_to_start_from_leaves_its_trace(run, tmp_path):
     out, lines = run(f'out{strength}', strength=[strength], **options)
     off.append(np.mean([abs(pixels(out, line) - red).mean() for line in lines]))
   assert off[0] < 0.8 * off[1]
+
+
+def test_a_stages_own_weight_of_one_is_known_as_it_is_compiled():
+  """And not given as an array, which would ask the network twice."""
+  seen = []
+
+  def draw(params, keys, text, x, weight):
+    seen.append(None if weight is None else np.asarray(weight).tolist())
+    return np.zeros((8, 4, 4, 3))
+
+  cascade = object.__new__(generate.Cascade)
+  cascade._params, cascade._draw = [None], [draw]
+  cascade._layout = config_lib.MeshConfig()
+  cascade._mesh = sharding.make_mesh(cascade._layout)
+  keys = jax.random.split(jax.random.key(0), 8)
+  text = structs.TextCond(np.zeros((8, 2, 3)), np.ones((8, 2), bool))
+  mixed = [1.0] * 7 + [2.0]
+  for own, weights in ((1.0, [1.0] * 8), (1.0, mixed), (7.5, [1.0] * 8)):
+    sample = config_lib.SampleConfig(guidance_weight=own)
+    cascade.stages = [config_lib.StageConfig(sample=sample)]
+    assert cascade(keys, text, [np.array(weights)]).shape == (8, 4, 4, 3)
+  assert seen == [None, mixed, [1.0] * 8]
