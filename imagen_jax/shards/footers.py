@@ -1,6 +1,7 @@
 """Shards that say themselves what they hold: Parquet and ArrayRecord."""
 
 import array
+from collections.abc import Sequence
 import io
 
 from array_record.python import array_record_module
@@ -61,14 +62,22 @@ class Spans(io.RawIOBase):
     return len(data)
 
 
-def open_parquet(spans: Spans) -> parquet.ParquetFile:
+def open_parquet(
+  spans: Spans, *, read_dictionary: Sequence[str] = ()
+) -> parquet.ParquetFile:
   """Returns a Parquet file, opened.
+
+  Args:
+    spans: the file.
+    read_dictionary: paths of columns that are read as dictionaries.
 
   Raises:
     pyarrow.ArrowException: where it is none.
     OSError: the same; or storage does not give it, which is `spans.failed`.
   """
-  return parquet.ParquetFile(pyarrow.PythonFile(spans, mode='r'))
+  return parquet.ParquetFile(
+    pyarrow.PythonFile(spans, mode='r'), read_dictionary=list(read_dictionary)
+  )
 
 
 def scan_parquet(file: files.File) -> scan_lib.Scan:
