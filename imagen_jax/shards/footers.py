@@ -8,6 +8,7 @@ from array_record.python import array_record_module
 import pyarrow
 from pyarrow import parquet
 
+from imagen_jax.shards import array_record
 from imagen_jax.shards import files
 from imagen_jax.shards import scan as scan_lib
 
@@ -105,14 +106,19 @@ def scan_parquet(file: files.File) -> scan_lib.Scan:
 
 def scan_array_record(file: files.File) -> scan_lib.Scan:
   """Returns the number of records; ArrayRecord itself finds them."""
+  damage = ''
   try:
-    reader = array_record_module.ArrayRecordReader(file.path)
-    count = reader.num_records()
-    reader.close()
+    array_record.chunks(file)  # What it holds is bounded before it is opened.
+  except array_record.FooterError as error:
+    damage = str(error)
+  try:
+    if not damage:
+      reader = array_record_module.ArrayRecordReader(file.path)
+      count = reader.num_records()
+      reader.close()
   except (RuntimeError, OSError) as error:
-    return scan_lib.Scan(
-      0,
-      array.array('Q'),
-      f'it is no ArrayRecord file: {str(error).splitlines()[0]}',
-    )
+    damage = str(error).splitlines()[0]
+  if damage:
+    damage = f'it is no ArrayRecord file: {damage}'
+    return scan_lib.Scan(0, array.array('Q'), damage)
   return scan_lib.Scan(count, array.array('Q'))

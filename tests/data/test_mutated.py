@@ -102,7 +102,7 @@ def test_two_thousand_damaged_pairs_go_through_every_source(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('kind', ('webdataset', 'tfrecord', 'parquet'))
+@pytest.mark.parametrize('kind', KINDS[:-1])
 def test_damaged_shards_are_read_as_far_as_they_go(tmp_path, kind):
   pairs = [shard_files.record(number) for number in range(6)]
   path = tmp_path / f'a.{shard_files.ENDINGS[kind]}'

@@ -5,6 +5,7 @@ import io
 import json
 import os
 
+from array_record.python import array_record_module
 import numpy as np
 from PIL import Image
 import pyarrow
@@ -14,11 +15,14 @@ import shard_files
 
 from imagen_jax import config as config_lib
 from imagen_jax import storage
+from imagen_jax.data import array_records
+from imagen_jax.data import folder_table
 from imagen_jax.data import loader as loader_lib
 from imagen_jax.data import parquet_table
 from imagen_jax.data import records as records_lib
 from imagen_jax.data import tasks as tasks_lib
 from imagen_jax.shards import footers
+from imagen_jax.shards import lines
 
 KINDS = ('webdataset', 'tfrecord', 'arrayrecord', 'parquet', 'folder')
 
@@ -203,7 +207,7 @@ def test_text_of_parquet_that_is_none_is_bad(tmp_path):
 
 
 def test_few_shards_are_open_at_once(tmp_path, monkeypatch):
-  monkeypatch.setattr(records_lib.shard_table, '_OPEN', 2)
+  monkeypatch.setattr(array_records, 'OPEN', 2)
   task = shard_files.indexed('arrayrecord', tmp_path, some(20))
   records = opened(task)
 
@@ -332,7 +336,7 @@ def test_a_shard_that_vanishes_is_bad_records(tmp_path, kind, monkeypatch):
     assert some_records.key(4) == '#4'
 
 
-@pytest.mark.parametrize('kind', ('webdataset', 'tfrecord', 'parquet'))
+@pytest.mark.parametrize('kind', KINDS[:-1])
 def test_a_shard_that_changes_is_bad_records(tmp_path, kind):
   task = shard_files.indexed(kind, tmp_path, some())
   records = opened(task)
@@ -378,6 +382,98 @@ def test_a_record_that_is_too_large_is_not_read(tmp_path, monkeypatch):
   task = shard_files.indexed('webdataset', tmp_path, some())
   monkeypatch.setattr(records_lib.shard_table, '_MAX_RECORD', 1000)
   assert outcome(opened(task), 0) == 'record too large'
+
+
+def test_a_json_of_a_record_is_bounded(tmp_path, monkeypatch):
+  records = [shard_files.record(0), shard_files.record(1, more='x' * 300)]
+  task = shard_files.indexed('webdataset', tmp_path, records)
+  monkeypatch.setattr(records_lib.shard_table, '_MAX_JSON', 300)
+  assert outcome(opened(task), 0) == '000000000'
+  assert outcome(opened(task), 1) == 'JSON too large'
+
+
+def test_rows_and_files_of_a_folder_are_bounded(tmp_path, monkeypatch):
+  records = [shard_files.record(0), shard_files.record(1, more='x' * 300)]
+  records.append(shard_files.record(2, jpg=shard_files.picture(2, 30, 30)))
+  task = shard_files.indexed('folder', tmp_path, records)
+  monkeypatch.setattr(lines, 'MAX_ROW', 300)
+  monkeypatch.setattr(folder_table, '_MAX_FILE', 2000)
+  found = [outcome(opened(task), number) for number in range(3)]
+  assert found == ['000000000', 'row too large', 'file too large']
+
+
+def test_a_csv_row_of_broken_quotes_is_bad(tmp_path):
+  (tmp_path / 'a.png').write_bytes(shard_files.picture(0))
+  rows = b'file,caption\na.png,one\na.png,"tw"o\na.png,\xff\na.png,four\n'
+  (tmp_path / 'captions.csv').write_bytes(rows)
+  task = shard_files.task('folder', tmp_path)
+  shard_files.index(task)
+  found = [outcome(opened(task), number) for number in range(4)]
+  assert found == ['a.png', 'bad CSV row', 'bad CSV row', 'a.png']
+
+
+def test_an_arrayrecord_that_replaces_another_is_not_read(tmp_path):
+  task = shard_files.indexed('arrayrecord', tmp_path, some())
+  records = opened(task)
+  assert records.read(0).key == '000000000'  # It is open.
+  shard_files.write(
+    'arrayrecord', tmp_path / '00000.array_record', some(14)[10:]
+  )
+  found = [outcome(records, number) for number in (0, 3, 4)]
+  assert found == ['shard has changed'] * 2 + ['000000004']
+
+
+@pytest.mark.parametrize('group', [1, 2])
+def test_an_arrayrecord_is_not_unpacked_beyond_a_size(
+  tmp_path, group, monkeypatch
+):
+  """The size of a group, where records lie in groups."""
+  sizes = [100, 100, 3000, 100, 100]
+  path = tmp_path / 'a.array_record'
+  writer = array_record_module.ArrayRecordWriter(
+    str(path), f'group_size:{group}'
+  )
+  for size in sizes:
+    writer.write(bytes(size))
+  writer.close()
+  task = shard_files.task('arrayrecord', tmp_path)
+  shard_files.index(task)
+  monkeypatch.setattr(array_records, 'MAX_RECORD', 2000)
+  found = [outcome(opened(task), number) for number in range(5)]
+  large = {1: [2], 2: [2, 3]}[group]
+  assert [n for n in range(5) if found[n] == 'record too large'] == large
+
+
+def tfds(toy, tmp_path):
+  path = toy.write(
+    tmp_path / 'toy', {'train': [toy.example(n, 99, 99) for n in range(7)]}
+  )
+  (shard,) = (tmp_path / 'toy').glob('*array_record*')
+  return opened(config_lib.TaskConfig('some', path)), shard
+
+
+@pytest.mark.parametrize('is_open', [False, True])
+def test_a_shard_of_tfds_that_goes_bad_is_bad_records(
+  toy, tmp_path, is_open, monkeypatch
+):
+  monkeypatch.setattr(records_lib.time, 'sleep', None)  # It is no weather.
+  records, shard = tfds(toy, tmp_path)
+  if is_open:
+    assert outcome(records, 0) == 'k0'
+  good = shard.read_bytes()
+  changed = 'shard has changed' if is_open else 'unreadable record'
+  shard.write_bytes(b'rubbish' * 20_000)
+  assert outcome(records, 1) == changed
+  shard.write_bytes(good[: len(good) // 2])
+  assert outcome(records, 1) == changed
+  shard.unlink()
+  assert outcome(records, 1) == 'shard is gone'
+
+
+def test_a_shard_of_tfds_with_fewer_records_is_cut(toy, tmp_path):
+  records, shard = tfds(toy, tmp_path)
+  shard_files.write('arrayrecord', shard, some(3))
+  assert [outcome(records, n) for n in (0, 6)] == ['shard is cut'] * 2
 
 
 def test_damage_in_a_row_group_is_no_weather(tmp_path, monkeypatch):
