@@ -24,6 +24,13 @@ _DECODED = 2**26
 # Bytes of a list, such as that of a row's captions.
 _MAX_LIST = 2**26
 
+# What Arrow says of encodings that it does not read as numbers of values.
+_NO_NUMBERS = 'Not yet implemented: DecodeArrow of DictAccumulator'
+
+
+class _PlainError(Exception):
+  """A list that cannot be read as numbers of its texts."""
+
 
 class Reader:
   """Reads rows of an index of Parquet files, of the wanted columns alone."""
@@ -71,17 +78,25 @@ class _Group:
     self._batches = None  # What is still to be decoded.
     self._held = []  # (first row, rows), one behind the other.
     self._next = 0
+    self._plain = False  # Whether lists are read as they are.
 
   def row(self, inside):
     """Returns the values of a row, as pairs of a name and Arrow's scalar."""
     with self._lock:
       try:
-        batch, first = self._batch(inside)
-      except BaseException:
-        self._batches, self._held, self._next = None, [], 0
-        raise
+        batch, first = self._found(inside)
+      except _PlainError:
+        self._plain = True
+        batch, first = self._found(inside)
     names = batch.schema.names
     return [(n, c[inside - first]) for n, c in zip(names, batch.columns)]
+
+  def _found(self, inside):
+    try:
+      return self._batch(inside)
+    except BaseException:
+      self._batches, self._held, self._next = None, [], 0
+      raise
 
   def _batch(self, inside):
     if self._batches is None or (self._held and inside < self._held[0][1]):
@@ -100,10 +115,10 @@ class _Group:
 
   def _open(self):
     file = footers.open_parquet(self._spans)
-    group = file.metadata.row_group(self._number)
-    lists = _lists(file, group)
+    lists = [] if self._plain else _lists(file)
     if lists:
       file = footers.open_parquet(self._spans, read_dictionary=lists)
+    group = file.metadata.row_group(self._number)
     columns = [n for n in file.schema_arrow.names if n in self._wanted]
     size = max(1, group.total_byte_size)
     return file.iter_batches(
@@ -124,6 +139,8 @@ class _Group:
     try:
       return function()
     except (pyarrow.ArrowException, OSError) as error:
+      if _NO_NUMBERS in str(error) and not self._plain:
+        raise _PlainError from error
       # Arrow calls damage an OSError, too: it is storage that failed only
       # where storage says so.
       if self._spans.failed is not None:
@@ -131,22 +148,18 @@ class _Group:
       raise table_lib.DamagedError('unreadable row group') from error
 
 
-def _lists(file, group):
-  """Names the columns of lists that may say one text many times over.
+def _lists(file):
+  """Names the columns of lists, which may say one text many times over.
 
-  They are read as numbers of texts. Arrow does not do it of all encodings.
+  They are read as numbers of texts. (What encodings a file says that it has is
+  not asked: of damaged files Arrow ends the process when it is.)
   """
-  names = []
-  for number in range(group.num_columns):
-    column = file.schema.column(number)
-    encodings = group.column(number).encodings
-    if (
-      column.max_repetition_level
-      and column.physical_type == 'BYTE_ARRAY'
-      and not any(encoding.startswith('DELTA') for encoding in encodings)
-    ):
-      names.append(column.path)
-  return names
+  columns = [file.schema.column(number) for number in range(len(file.schema))]
+  return [
+    column.path
+    for column in columns
+    if column.max_repetition_level and column.physical_type == 'BYTE_ARRAY'
+  ]
 
 
 def _value(scalar):
