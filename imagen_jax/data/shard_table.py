@@ -1,5 +1,6 @@
 """Shards with an index, as tables: of tar, TFRecord, ArrayRecord, Parquet."""
 
+import hashlib
 import json
 
 from imagen_jax import config as config_lib
@@ -102,7 +103,18 @@ class _Table(table_lib.Table):
 
   def raw(self, index):
     wanted = self.text_names | set(self.names.image)
-    return self._read(self._reader.raw, index, wanted)
+    return self._read(self._reader.raw, index, wanted) + self._apart(index)
+
+  def _apart(self, index):
+    """Returns what tells a picture from another that a row only names."""
+    if not isinstance(self._reader, folder_table.Reader):
+      return b''
+    try:
+      picture = self.picture(self.row(index, self.names.image))
+    except table_lib.DamagedError as error:
+      return str(error).encode()
+    # All bytes: a time of change would be another wherever files are copied.
+    return hashlib.sha256(picture).digest()
 
   def picture(self, row):
     value = table_lib.first(row, self.names.image)

@@ -324,6 +324,20 @@ def test_other_contents_have_another_fingerprint(tmp_path, kind):
   assert prints[0] == prints[1] != prints[2]
 
 
+def test_other_pictures_of_a_folder_have_another_fingerprint(tmp_path):
+  """Though its captions file, and the files' sizes, are the same."""
+  task = shard_files.indexed('folder', tmp_path, some(9))
+  before = opened(task).fingerprint
+  path = tmp_path / 'pictures' / f'{0:09d}.png'
+  good = path.read_bytes()
+  path.write_bytes(shard_files.picture(100)[: len(good)].ljust(len(good)))
+  other = opened(task).fingerprint
+  path.unlink()
+  assert len({before, other, opened(task).fingerprint}) == 3
+  path.write_bytes(good)  # At another time.
+  assert opened(task).fingerprint == before
+
+
 @pytest.mark.parametrize('kind', KINDS[:-1])
 def test_a_shard_that_vanishes_is_bad_records(tmp_path, kind, monkeypatch):
   monkeypatch.setattr(storage, 'WAITS', ())
