@@ -1,11 +1,15 @@
 """Every kind of source: the same records, the same order, any step."""
 
+import contextlib
 import dataclasses
 import io
 import json
 import os
+import socket
+import threading
 
 from array_record.python import array_record_module
+import fsspec
 import numpy as np
 from PIL import Image
 import pyarrow
@@ -21,6 +25,7 @@ from imagen_jax.data import loader as loader_lib
 from imagen_jax.data import parquet_table
 from imagen_jax.data import records as records_lib
 from imagen_jax.data import tasks as tasks_lib
+from imagen_jax.shards import files
 from imagen_jax.shards import footers
 from imagen_jax.shards import lines
 
@@ -390,6 +395,60 @@ def test_a_bucket_that_refuses_is_no_bad_record(
   ):
     records.read(4)
   assert waited == list(storage.WAITS)
+
+
+@pytest.fixture
+def silent_bucket(monkeypatch):
+  """Storage that takes connections and never answers; lists those it took."""
+  layers = fsspec.get_filesystem_class('gs'), files._of_scheme
+  taken = []
+  with socket.create_server(('127.0.0.1', 0)) as server:
+
+    def take():
+      with contextlib.suppress(OSError):
+        while True:
+          taken.append(server.accept()[0])
+
+    threading.Thread(target=take, daemon=True).start()
+    place = f'http://127.0.0.1:{server.getsockname()[1]}'
+    monkeypatch.setenv('STORAGE_EMULATOR_HOST', place)
+    layers[0].clear_instance_cache(), layers[1].cache_clear()
+    yield taken
+    server.shutdown(socket.SHUT_RDWR)
+  layers[0].clear_instance_cache(), layers[1].cache_clear()
+  for connection in taken:
+    connection.close()
+
+
+def test_a_bucket_that_never_answers_is_asked_again_and_named(
+  tmp_path, silent_bucket, monkeypatch
+):
+  waited = []
+  monkeypatch.setattr(records_lib.time, 'sleep', waited.append)
+  monkeypatch.setattr(storage, 'WAITS', (1, 2))
+  monkeypatch.setattr(files, '_PATIENCE', 0.2)
+  records = opened(shard_files.indexed('webdataset', tmp_path, some()))
+  shards = records._table._index.files
+  shards[0] = dataclasses.replace(shards[0], path='gs://some/00000.tar')
+  with pytest.raises(
+    records_lib.UnreachableError,
+    match='record 0 .*gs://some/00000.tar: no answer within 0.2 s',
+  ):
+    records.read(0)
+  assert waited == [1, 2] and len(silent_bucket) >= 3
+
+
+def test_every_request_to_a_bucket_has_a_timeout(silent_bucket, monkeypatch):
+  monkeypatch.setattr(files, '_PATIENCE_OTHERS', 0.2)
+  with pytest.raises(ValueError, match='path gs://some/x cannot be read'):
+    files.stat('gs://some/x', 'path')
+  options = {}
+  monkeypatch.setattr(
+    files.fsspec, 'filesystem', lambda scheme, **given: options.update(given)
+  )
+  files._of_scheme.__wrapped__('s3')
+  times = options['config_kwargs']
+  assert times == {'connect_timeout': 20, 'read_timeout': 60}
 
 
 def test_a_record_that_is_too_large_is_not_read(tmp_path, monkeypatch):
