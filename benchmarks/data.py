@@ -149,7 +149,7 @@ def main():
       for name in best:
         if 'ours' in best and not name.startswith(('ours', 'bare')):
           ratios = best['ours'] / best[name]
-          shown = (f'{ratio:9.2f} times    ' for ratio in ratios)
+          shown = (f'{ratio:9.2f}       ' for ratio in ratios)
           print(f'{size:4} ours to {name:10}', *shown, flush=True)
 
 
