@@ -10,16 +10,27 @@ import contextlib
 import dataclasses
 import io
 import math
+import re
 import struct
 import zlib
 
 import numpy as np
+from PIL import ExifTags
 from PIL import Image
-from PIL import ImageOps
 
 # A picture of more pixels, by its header, is not decoded: a few kilobytes can
 # claim gigabytes.
 MAX_PIXELS = 100_000_000
+
+# Bytes that are held at once to decode one: a thread of the loader has so many
+# at most. Enough for `MAX_PIXELS` of an ordinary JPEG or PNG.
+MAX_BYTES = 2**29
+
+# Scans of a JPEG: usual ones have 1 to 12. Each goes over all of the picture,
+# and may take no more than a few bytes of the file, so that pixels times scans
+# are bounded as well.
+MAX_SCANS = 100
+_MAX_SCANNED = 20 * MAX_PIXELS
 
 # Characters. Longer captions are pages, not captions, and no encoder reads
 # them to the end.
@@ -48,6 +59,32 @@ _DAMAGE = (
 # Antialiased, without negative lobes that overshoot. Pillow's BOX takes whole
 # pixels: at 1.5 to 1 now one and now two of them.
 _FILTER = Image.Resampling.HAMMING
+
+# Bytes that Pillow holds of a pixel, where they are not 4.
+_DEPTHS = {'1': 1, 'L': 1, 'P': 1, 'I;16': 2, 'I;16B': 2, 'I;16L': 2}
+
+# And its decoder of WebP beside them: two canvases, and one as bytes.
+_WEBP = 12
+
+# How a picture is turned upright, by its orientation tag.
+_TURNS = {
+  2: Image.Transpose.FLIP_LEFT_RIGHT,
+  3: Image.Transpose.ROTATE_180,
+  4: Image.Transpose.FLIP_TOP_BOTTOM,
+  5: Image.Transpose.TRANSPOSE,
+  6: Image.Transpose.ROTATE_270,
+  7: Image.Transpose.TRANSVERSE,
+  8: Image.Transpose.ROTATE_90,
+}
+
+# Pixels that are converted at once, where a whole picture would take copies.
+_STRIP = 2**20
+
+# A marker of JPEG: 0 stands behind a byte of a scan that looks like one.
+_MARKER = re.compile(rb'\xff([^\x00\xff])')
+_SCAN, _END = 0xDA, 0xD9
+# Markers with nothing behind them.
+_BARE = frozenset((0x01, *range(0xD0, 0xD9)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +126,7 @@ class DamagedError(Exception):
 
 
 class TooLargeError(Exception):
-  """A picture of more than `MAX_PIXELS`, by its header."""
+  """A picture of more than `MAX_PIXELS` or `MAX_BYTES`, by its header."""
 
 
 class TooSmallError(Exception):
@@ -113,9 +150,10 @@ def opened(
   Raises:
     DamagedError: where it is not a picture, or what is done with it within
       the context fails as on one that is damaged.
-    TooLargeError: where it claims too many pixels.
+    TooLargeError: where it claims too many pixels, or takes too many bytes.
   """
   with _header(encoded, formats, 1, math.inf) as image:
+    _check_work(image, encoded, image.size)
     image.load()
     yield image
 
@@ -161,7 +199,7 @@ def decode(
 
   Raises:
     DamagedError: where it is not such a picture.
-    TooLargeError: where it claims too many pixels.
+    TooLargeError: where it claims too many pixels, or takes too many bytes.
     TooSmallError: where its shorter side is shorter.
     TooLongError: where its longer side is longer.
   """
@@ -170,12 +208,14 @@ def decode(
     reduction = 1
     if shorter is not None and image.format == 'JPEG':
       reduction = _reduce(image, shorter)
+    _check_work(image, encoded, (width, height))
     image.load()
+    found = _to_rgb(image)
     # Asking each picture for tags would cost more than some take to decode.
     if 'exif' in image.info:
-      image = ImageOps.exif_transpose(image)
-      width, height = (side * reduction for side in image.size)
-    return Picture(_to_rgb(image), width, height, reduction)
+      found = _upright(image, found)
+      width, height = (side * reduction for side in found.size)
+    return Picture(found, width, height, reduction)
 
 
 def _reduce(image, shorter):
@@ -203,18 +243,104 @@ def resize(image: Image.Image, size: int) -> Image.Image:
 
 def over_white(image: Image.Image) -> Image.Image:
   """Returns a picture in RGB, its transparency laid on white."""
-  image = image.convert('RGBA')
-  white = Image.new('RGBA', image.size, 'white')
-  return Image.alpha_composite(white, image).convert('RGB')
+
+  def laid(strip):
+    strip = strip.convert('RGBA')
+    white = Image.new('RGBA', strip.size, 'white')
+    return Image.alpha_composite(white, strip).convert('RGB')
+
+  return _by_strips(image, laid, 'RGB')
+
+
+def _by_strips(image, convert, mode):
+  """Returns convert(image), made of parts: what they take is not whole."""
+  rows = max(1, _STRIP // image.width)
+  if rows >= image.height:
+    return convert(image)
+  whole = Image.new(mode, image.size)
+  for top in range(0, image.height, rows):
+    bottom = min(top + rows, image.height)
+    strip = image.crop((0, top, image.width, bottom))
+    whole.paste(convert(strip), (0, top))
+  return whole
 
 
 def _to_rgb(image):
   if image.mode == 'RGB':
     return image
   if image.mode.startswith('I'):
-    # 16-bit grey: Pillow's own conversion clips where it should scale.
-    grey = np.asarray(image).astype(np.int64) >> 8
-    image = Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8))
+    return _by_strips(image, _deep_to_rgb, 'RGB')
   if image.has_transparency_data:
     return over_white(image)
   return image.convert('RGB')
+
+
+def _deep_to_rgb(image):
+  """16-bit grey: Pillow's own conversion clips where it should scale."""
+  grey = np.asarray(image).astype(np.int64) >> 8
+  return Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8)).convert('RGB')
+
+
+def _upright(image, converted):
+  """Returns `converted` turned as the tags of `image` say."""
+  exif = image.getexif()
+  if converted is not image:
+    # What it was converted from is not needed any longer, and as large.
+    image.im = None
+  turn = _TURNS.get(exif.get(ExifTags.Base.Orientation))
+  return converted if turn is None else converted.transpose(turn)
+
+
+def _check_work(image, encoded, sides):
+  """Raises an error where decoding a picture would take too much.
+
+  Args:
+    image: opened, and not loaded.
+    encoded: its bytes.
+    sides: of it in full; those of `image` are of the scale that is decoded.
+
+  Raises:
+    DamagedError: of a JPEG that goes over its pixels again and again.
+    TooLargeError: where it would take more than `MAX_BYTES`.
+  """
+  depth = _DEPTHS.get(image.mode, 4)
+  if image.mode != 'RGB':
+    depth += 4  # What it is converted to stands beside it.
+  if 'exif' in image.info:
+    depth = max(depth, 8)  # And so does what is turned.
+  if image.format == 'WEBP':
+    depth += _WEBP
+  held = image.width * image.height * depth
+  if image.format in ('JPEG', 'MPO'):
+    held += _held_by_scans(image, encoded, math.prod(sides), held)
+  if held > MAX_BYTES:
+    raise TooLargeError
+
+
+def _held_by_scans(image, encoded, pixels, others):
+  """Returns bytes that a JPEG takes for coefficients, beside `others`."""
+  most = min(MAX_SCANS, _MAX_SCANNED // max(1, pixels))
+  # All coefficients are held where there are several scans, of 2 bytes each.
+  areas = [across * down for _, across, down, _ in image.layer]
+  held = 2 * pixels * sum(areas) // max(1, *areas)
+  # At least as many as there are, and found faster.
+  scans = encoded.count(b'\xff\xda')
+  if scans > most or (scans > 1 and others + held > MAX_BYTES):
+    scans = _scans(encoded)
+  if scans > most:
+    raise DamagedError(f'{scans} scans')
+  return held if scans > 1 or 'progressive' in image.info else 0
+
+
+def _scans(encoded):
+  """Returns how many scans a JPEG has: what is in other segments is none."""
+  count, place = 0, 2
+  while found := _MARKER.search(encoded, place):
+    kind, place = found[1][0], found.end()
+    if kind == _END:
+      break
+    if kind in _BARE:
+      continue
+    count += kind == _SCAN
+    place += max(2, int.from_bytes(encoded[place : place + 2], 'big'))
+  return count

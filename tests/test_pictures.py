@@ -1,10 +1,13 @@
 """Pictures of others: decoded alike, or refused for one of a few reasons."""
 
 import io
+import subprocess
+import sys
 import warnings
 
 import numpy as np
 from PIL import Image
+from PIL import ImageOps
 import pytest
 
 from imagen_jax import pictures
@@ -127,3 +130,127 @@ def test_random_damage_has_one_name():
     except (pictures.DamagedError, pictures.TooLargeError) as error:
       outcomes.add(type(error))
   assert {'decoded', pictures.DamagedError} <= outcomes
+
+
+def scanned(more, side=16, **options):
+  """A progressive JPEG, its last scan repeated."""
+  image = Image.fromarray(noise(side, side))
+  encoded = save(image, 'JPEG', progressive=True, **options)
+  last = encoded[encoded.rindex(b'\xff\xda') : -2]
+  return encoded[:-2] + last * more + b'\xff\xd9'
+
+
+def test_a_jpeg_of_endless_scans_is_not_decoded(monkeypatch):
+  usual = scanned(0).count(b'\xff\xda')
+  assert 5 < usual <= 12
+  pictures.decode(scanned(pictures.MAX_SCANS - usual))
+  for more in (pictures.MAX_SCANS - usual + 1, 10_000):
+    with pytest.raises(pictures.DamagedError, match=f'{usual + more} scans'):
+      pictures.decode(scanned(more))
+  # Fewer of a large picture.
+  monkeypatch.setattr(pictures, '_MAX_SCANNED', 20 * 16**2)
+  pictures.decode(scanned(20 - usual))
+  with pytest.raises(pictures.DamagedError, match='21 scans'):
+    pictures.decode(scanned(21 - usual))
+
+
+def test_what_looks_like_a_scan_in_other_segments_is_none():
+  """As a preview within the tags, a profile, or a picture behind the end."""
+  exif = Image.Exif()
+  exif[0x010E] = 'a' + '\xff\xda' * 1000
+  marks = b'\xff\xda' * 1000
+  encoded = scanned(0, exif=exif, icc_profile=marks, comment=marks) + marks
+  assert encoded.count(b'\xff\xda') > 3000
+  assert pixels(encoded).shape == (16, 16, 3)
+
+
+HALF_TURN = Image.Exif()
+HALF_TURN[0x0112] = 3
+
+# Modes, how they are written, and bytes that a pixel takes.
+FORMS = {
+  'jpeg': ('RGB', 'JPEG', {}, 4),
+  'progressive': ('RGB', 'JPEG', {'progressive': True, 'subsampling': 0}, 10),
+  'progressive 4:2:0': ('RGB', 'JPEG', {'progressive': True}, 7),
+  'grey': ('L', 'PNG', {}, 5),
+  'deep grey': ('I;16', 'PNG', {}, 6),
+  'transparent': ('RGBA', 'PNG', {}, 8),
+  'turned': ('RGB', 'PNG', {'exif': HALF_TURN}, 8),
+  'webp': ('RGB', 'WEBP', {}, 16),
+}
+
+
+@pytest.mark.parametrize('form', FORMS)
+def test_a_picture_that_takes_too_much_memory_is_not_decoded(form, monkeypatch):
+  mode, name, options, depth = FORMS[form]
+  encoded = save(Image.new(mode, (40, 30)), name, **options)
+  monkeypatch.setattr(pictures, 'MAX_BYTES', depth * 1200)
+  assert pixels(encoded).shape == (30, 40, 3)
+  monkeypatch.setattr(pictures, 'MAX_BYTES', depth * 1200 - 1)
+  with pytest.raises(pictures.TooLargeError):
+    pictures.decode(encoded)
+
+
+_PEAK = """
+import resource, sys
+from imagen_jax import pictures
+encoded = open(sys.argv[1], 'rb').read()
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+pictures.decode(encoded[:-1] + encoded[-1:], shorter=None)
+before = peak()
+pictures.decode(open(sys.argv[2], 'rb').read())
+print((peak() - before) * 1024)
+"""
+
+
+@pytest.mark.parametrize('form', ['deep grey', 'transparent', 'webp'])
+def test_what_a_picture_takes_is_what_it_is_said_to(form, tmp_path):
+  mode, name, options, depth = FORMS[form]
+  for file, side in (('small', 9), ('large', 2600)):
+    encoded = save(Image.new(mode, (side, side)), name, **options)
+    (tmp_path / file).write_bytes(encoded)
+  done = subprocess.run(
+    [sys.executable, '-c', _PEAK, tmp_path / 'small', tmp_path / 'large'],
+    capture_output=True,
+    check=True,
+  )
+  # And strips of it; copies took twice to thrice as much.
+  assert int(done.stdout) < 1.25 * depth * 2600**2
+
+
+@pytest.mark.parametrize(
+  ('mode', 'options'),
+  [
+    ('RGBA', {}),
+    ('LA', {}),
+    ('P', {'transparency': bytes(range(0, 256, 2))}),
+    ('P', {'transparency': 7}),
+    ('L', {'transparency': 7}),
+    ('I;16', {}),
+  ],
+)
+def test_a_picture_in_strips_has_the_same_pixels(mode, options, monkeypatch):
+  image = Image.fromarray(noise(30, 17)).convert(
+    'L' if mode == 'I;16' else mode
+  )
+  if mode == 'I;16':
+    image = Image.fromarray(np.asarray(image).astype(np.uint16) * 250)
+  elif 'A' in mode:
+    image.putalpha(Image.fromarray(noise(30, 17)[..., 0]))
+  encoded = save(image, **options)
+  whole = pixels(encoded)
+  for pixels_at_once in (1, 40, 100):
+    monkeypatch.setattr(pictures, '_STRIP', pixels_at_once)
+    np.testing.assert_array_equal(pixels(encoded), whole)
+
+
+@pytest.mark.parametrize('mode', ['RGB', 'L'])
+def test_every_orientation_is_as_pillow_turns_it(mode):
+  image = Image.fromarray(noise(6, 9)).convert(mode)
+  for orientation in range(10):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    encoded = save(image, exif=exif)
+    with Image.open(io.BytesIO(encoded)) as opened:
+      wanted = ImageOps.exif_transpose(opened).convert('RGB')
+    np.testing.assert_array_equal(pixels(encoded), np.asarray(wanted))

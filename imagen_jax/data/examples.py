@@ -5,9 +5,6 @@ import tensorflow as tf
 
 from imagen_jax.data import table as table_lib
 
-# How ArrayRecord says that a file's bytes are not those that were written.
-_CORRUPT = 'Corrupted Riegeli'
-
 
 def parse(record: bytes) -> dict:
   """Returns the features of an Example, each a list.
@@ -46,18 +43,3 @@ def serialize(row: dict) -> bytes:
     features[name] = tf.train.Feature(**kind)
   example = tf.train.Example(features=tf.train.Features(feature=features))
   return example.SerializeToString(deterministic=True)
-
-
-def of_array_record(source, index: int) -> bytes:
-  """Returns a record of an ArrayRecord source.
-
-  Raises:
-    DamagedError: where its bytes are not those that were written.
-    OSError: where storage does not give it.
-  """
-  try:
-    return source[index]
-  except (RuntimeError, OSError) as error:
-    if _CORRUPT in str(error):
-      raise table_lib.DamagedError('unreadable record') from error
-    raise OSError(str(error).splitlines()[0]) from error

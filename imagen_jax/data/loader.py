@@ -1,10 +1,10 @@
 """Batches for one host, ahead of time, from any step.
 
-Step n's global batch holds the slots n * batch_size to (n + 1) * batch_size;
-a loader makes some of its rows. Which examples those are, and how they are
-cropped, is a function of the seed and the slot (see `order.py`), so the whole
-position of a run in its data is a step number, and at which slots the rates of
-its mixture were changed.
+Each step's global batch holds the next `batch_size` slots; a loader makes some
+of its rows. Which examples those are, and how they are cropped, is a function
+of the seed and the slot (see `order.py`), so the whole position of a run in its
+data is the number of a step and of its first slot, and at which slots the rates
+of its mixture were changed.
 """
 
 from collections.abc import Sequence
@@ -127,11 +127,17 @@ class Loader:
         task, expected[row : row + 1], got[row : row + 1]
       )
 
-  def state(self) -> dict:
-    """Returns the position after the last batch given, as JSON can hold it."""
+  def state(self, step: int | None = None) -> dict:
+    """Returns a position, as JSON can hold it.
+
+    Args:
+      step: of the next batch; None is the one behind the last batch given.
+    """
     order = self._plan.order
+    step = self._step if step is None else step
     return {
-      'step': self._step,
+      'step': step,
+      'slot': self._plan.first_slot(step),
       'order_version': order_lib.VERSION,
       'examples': dict(zip(order.names, order.sizes)),
       'mixture': [
@@ -152,18 +158,21 @@ class Loader:
     *,
     allow_other_data: bool = False,
     rates: dict[str, float] | None = None,
+    batch_size: int | None = None,
   ):
     """Goes to a position that `state` returned, however far away.
 
-    Where the rates of the tasks are others now, they are so from the first
-    batch after the position on; what came before is as it was.
+    Where the rates of the tasks, or the size of batches, are others now, they
+    are so from the first batch after the position on; what came before is as
+    it was.
 
     Args:
-      state: the position; one of before 0.1.0 has no fingerprints and no
-        mixture.
+      state: the position; one of before 0.1.0 has no fingerprints, no mixture
+        and no slot.
       allow_other_data: go on though as many examples are others.
       rates: of the tasks, when a state that has no mixture was made; None is
         those of now.
+      batch_size: when a state that has no slot was made; None is that of now.
 
     Raises:
       ValueError: where the data is no longer what the position was in.
@@ -191,8 +200,10 @@ class Loader:
       rates=in_order(first[1]),
       changes=tuple((slot, in_order(named)) for slot, named in later),
     )
-    slot = self._step * self._plan.batch_size
-    self._plan = self._plan.reordered(order.changed(slot, last))
+    batch_size = batch_size or self._plan.batch_size
+    slot = state.get('slot', self._step * batch_size)
+    order = order.changed(slot, last)
+    self._plan = self._plan.reordered(order, self._step, slot)
 
   def close(self):
     """Stops the background work. A later `next` starts it again."""

@@ -1,6 +1,7 @@
 """The global order of examples: a function of (seed, slot), and no state.
 
-A *slot* is one row of one global batch: slot = step * batch_size + row. Every
+A *slot* is one row of one global batch: slot = step * batch_size + row, as long
+as a run has not changed the size of its batches. Every
 host can tell which record any slot holds without having read the ones before
 it, so that a run resumes at a step without replaying it, and any number of
 hosts make the same global batches. Memory does not grow with the data.

@@ -16,7 +16,11 @@ class Plan:
   """The rows of the global batch that this host makes."""
 
   def __init__(
-    self, order: order_lib.Order, batch_size: int, rows: Sequence[int]
+    self,
+    order: order_lib.Order,
+    batch_size: int,
+    rows: Sequence[int],
+    origin: tuple[int, int] = (0, 0),
   ):
     """Keeps its arguments.
 
@@ -25,6 +29,8 @@ class Plan:
       batch_size: of the global batch.
       rows: which of its rows this host makes, ascending. They need not be
         neighbours: a mesh may lay a host's devices anywhere on a torus.
+      origin: a step, and the first slot of its batch. Steps before it may have
+        had batches of another size.
 
     Raises:
       ValueError: where there are no such rows.
@@ -38,6 +44,7 @@ class Plan:
       )
     self.order = order
     self._rows = rows
+    self._origin = origin
     self.batch_size = batch_size
     self._place = functools.lru_cache(_REMEMBERED)(
       lambda step: order.place(self.slots(step))
@@ -46,13 +53,24 @@ class Plan:
   def __len__(self) -> int:
     return len(self._rows)
 
-  def reordered(self, order: order_lib.Order) -> 'Plan':
-    """Returns the plan of the same rows in another order."""
-    return Plan(order, self.batch_size, self._rows)
+  def reordered(self, order: order_lib.Order, step: int, slot: int) -> 'Plan':
+    """Returns the plan of the same rows in another order, from a step on.
+
+    Args:
+      order: of all examples.
+      step: the first.
+      slot: the first of its batch.
+    """
+    return Plan(order, self.batch_size, self._rows, (step, slot))
+
+  def first_slot(self, step: int) -> int:
+    """Returns the first slot of a step: how many examples came before."""
+    since, slot = self._origin
+    return slot + (step - since) * self.batch_size
 
   def slots(self, step: int) -> np.ndarray:
     """Returns the slots of this host's rows of a step, int64 [b]."""
-    return step * self.batch_size + self._rows
+    return self.first_slot(step) + self._rows
 
   def tasks(self, step: int) -> np.ndarray:
     """Returns the task number of each of this host's rows, int64 [b]."""

@@ -25,6 +25,7 @@ from imagen_jax.data import filters
 from imagen_jax.data import shard_table
 from imagen_jax.data import table as table_lib
 from imagen_jax.data import tfds_table
+from imagen_jax.shards import files
 
 HELDOUT = shard_table.HELDOUT
 
@@ -194,7 +195,7 @@ class Records:
 
   def _each(self, of, indices):
     """of(index) of each, in order: of a bucket many at once, of a disk one."""
-    threads = _READS if storage.is_bucket(self._task.path) else 1
+    threads = _READS if files.is_remote(self._task.path) else 1
     return ahead.in_order(of, indices, threads)
 
   def key(self, index: int) -> str:

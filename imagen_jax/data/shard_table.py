@@ -1,13 +1,10 @@
 """Shards with an index, as tables: of tar, TFRecord, ArrayRecord, Parquet."""
 
-import collections
-import dataclasses
+import hashlib
 import json
-import threading
-
-from array_record.python import array_record_data_source
 
 from imagen_jax import config as config_lib
+from imagen_jax.data import array_records
 from imagen_jax.data import examples
 from imagen_jax.data import folder_table
 from imagen_jax.data import parquet_table
@@ -21,11 +18,11 @@ from imagen_jax.shards import tfrecord
 TRAIN, HELDOUT = 'train', 'heldout'
 
 # Bytes of a record: more is no picture, and is not read.
-_MAX_RECORD = 2**28
+_MAX_RECORD = array_records.MAX_RECORD
 
-# ArrayRecord shards that are open at once, of the 1,024 files that a process
-# may often have.
-_OPEN = 128
+# And of a record's JSON in a tar, which takes thirty times as much once it is
+# parsed.
+_MAX_JSON = 2**20
 
 # And of a licence, which is shown under pictures.
 _MAX_LICENSE = 2**16
@@ -106,7 +103,18 @@ class _Table(table_lib.Table):
 
   def raw(self, index):
     wanted = self.text_names | set(self.names.image)
-    return self._read(self._reader.raw, index, wanted)
+    return self._read(self._reader.raw, index, wanted) + self._apart(index)
+
+  def _apart(self, index):
+    """Returns what tells a picture from another that a row only names."""
+    if not isinstance(self._reader, folder_table.Reader):
+      return b''
+    try:
+      picture = self.picture(self.row(index, self.names.image))
+    except table_lib.DamagedError as error:
+      return str(error).encode()
+    # All bytes: a time of change would be another wherever files are copied.
+    return hashlib.sha256(picture).digest()
 
   def picture(self, row):
     value = table_lib.first(row, self.names.image)
@@ -154,6 +162,8 @@ class _Tar(_Reader):
       row = tar.fields(data)
     except tar.HeaderError as error:
       raise table_lib.DamagedError('unreadable record') from error
+    if len(row.get('json', b'')) > _MAX_JSON:
+      raise table_lib.DamagedError('JSON too large')
     try:
       more = json.loads(row.get('json', b'{}'))
     except (ValueError, RecursionError):
@@ -171,47 +181,25 @@ class _TFRecord(_Reader):
       raise table_lib.DamagedError('unreadable record') from error
 
 
-@dataclasses.dataclass(frozen=True)
-class _File:
-  """A shard, as ArrayRecord takes it where it need not open it to count."""
-
-  filename: str
-  skip: int
-  take: int
-  examples_in_shard: int
-
-
 class _ArrayRecord(_Reader):
   """ArrayRecord files of Examples."""
 
   def __init__(self, index):
     super().__init__(index)
-    self._sources = collections.OrderedDict()
-    self._lock = threading.Lock()
-
-  def _source(self, shard):
-    """Returns a shard, opened when it is first read, and closed once unused."""
-    with self._lock:
-      source = self._sources.pop(shard, None)
-      if source is None:
-        count = self._index.shards[shard].records
-        source = array_record_data_source.ArrayRecordDataSource(
-          [_File(self._index.files[shard].path, 0, count, count)]
+    self._source = array_records.Source(
+      [
+        array_records.Part(
+          file.path, 0, shard.records, shard.records, file=file
         )
-      self._sources[shard] = source
-      if len(self._sources) > _OPEN:
-        self._sources.popitem(last=False)  # Who reads it has it until then.
-    return source
+        for file, shard in zip(index.files, index.shards)
+      ]
+    )
 
   def raw(self, shard, number, wanted):
     del wanted
-    file = self._index.files[shard]
-    try:
-      return examples.of_array_record(self._source(shard), number)
-    except OSError:
-      if files.stat(file.path, 'a shard') is None:
-        raise FileNotFoundError(file.path) from None
-      raise
+    remote = files.is_remote(self._index.files[shard].path)
+    read = self._source.read
+    return array_records.told(read, shard, number, remote=remote)
 
   def _parse(self, data):
     return examples.parse(data)

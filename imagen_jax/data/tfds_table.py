@@ -6,6 +6,7 @@ import tensorflow_datasets as tfds
 
 from imagen_jax import config as config_lib
 from imagen_jax import storage
+from imagen_jax.data import array_records
 from imagen_jax.data import examples
 from imagen_jax.data import table as table_lib
 
@@ -61,9 +62,15 @@ class _Table(table_lib.Table):
     info = builder.data_path / 'dataset_info.json'
     license = builder.info.as_proto.redistribution_info.license
     super().__init__(names, license, info.read_bytes())
-    self.source = builder.as_data_source(
-      split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+    self.source = array_records.Source(
+      [
+        array_records.Part(
+          one.filename, one.skip, one.take, one.examples_in_shard
+        )
+        for one in builder.info.splits[split].file_instructions
+      ]
     )
+    self._remote = storage.is_bucket(str(builder.data_dir))
 
   def __len__(self):
     return len(self.source)
@@ -72,7 +79,8 @@ class _Table(table_lib.Table):
     return examples.parse(self.raw(index))
 
   def raw(self, index):
-    return examples.of_array_record(self.source, index)
+    read = self.source.__getitem__
+    return array_records.told(read, index, remote=self._remote)
 
 
 def _open_builder(task):

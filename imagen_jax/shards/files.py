@@ -23,6 +23,13 @@ _BUCKET_CHUNK = 2**23
 # Bytes held while a file of a bucket is copied here.
 _COPIED = 2**25
 
+# Seconds that a bucket has for a read, after which it is asked again as one
+# that fails is (`storage.WAITS`); and for any other request, such as one that
+# writes 50 MB over a slow line. File layers would wait for ever.
+_PATIENCE = 60
+_PATIENCE_OTHERS = 300
+_PATIENCE_CONNECT = 20
+
 # What stands for a file's contents, by the names that file layers give it: a
 # bucket's generation or hash before any time.
 _TAGS = ('generation', 'ETag', 'etag', 'mtime', 'LastModified', 'created')
@@ -211,8 +218,17 @@ def local_copy(file: File) -> str:
 
 @functools.lru_cache
 def _of_scheme(scheme):
-  # A listing that is kept would not show what another host has written.
-  options = {'use_listings_cache': False} if scheme in ('gs', 's3') else {}
+  options = {}
+  if scheme in ('gs', 'gcs', 's3', 's3a'):
+    # A listing that is kept would not show what another host has written.
+    options['use_listings_cache'] = False
+  if scheme in ('gs', 'gcs'):
+    options['requests_timeout'] = _PATIENCE_OTHERS
+  if scheme in ('s3', 's3a'):
+    options['config_kwargs'] = {
+      'connect_timeout': _PATIENCE_CONNECT,
+      'read_timeout': _PATIENCE,
+    }
   return fsspec.filesystem(scheme, **options)
 
 
@@ -235,8 +251,13 @@ def filesystem(path: str):
 def _read_remote(path, start, stop):
   if start >= stop:
     return b''
+  layer = filesystem(path)
+  # Those that are not asynchronous take it for an option of their own.
+  patience = {'timeout': _PATIENCE} if layer.async_impl else {}
   try:
-    return filesystem(path).cat_file(path, start=start, end=stop)
+    return layer.cat_file(path, start=start, end=stop, **patience)
+  except TimeoutError as error:
+    raise OSError(f'{path}: no answer within {_PATIENCE} s') from error
   except OSError:
     raise
   except Exception as error:  # Each file layer raises errors of its own.

@@ -1,12 +1,14 @@
 """Shards that say themselves what they hold: Parquet and ArrayRecord."""
 
 import array
+from collections.abc import Sequence
 import io
 
 from array_record.python import array_record_module
 import pyarrow
 from pyarrow import parquet
 
+from imagen_jax.shards import array_record
 from imagen_jax.shards import files
 from imagen_jax.shards import scan as scan_lib
 
@@ -61,14 +63,22 @@ class Spans(io.RawIOBase):
     return len(data)
 
 
-def open_parquet(spans: Spans) -> parquet.ParquetFile:
+def open_parquet(
+  spans: Spans, *, read_dictionary: Sequence[str] = ()
+) -> parquet.ParquetFile:
   """Returns a Parquet file, opened.
+
+  Args:
+    spans: the file.
+    read_dictionary: paths of columns that are read as dictionaries.
 
   Raises:
     pyarrow.ArrowException: where it is none.
     OSError: the same; or storage does not give it, which is `spans.failed`.
   """
-  return parquet.ParquetFile(pyarrow.PythonFile(spans, mode='r'))
+  return parquet.ParquetFile(
+    pyarrow.PythonFile(spans, mode='r'), read_dictionary=list(read_dictionary)
+  )
 
 
 def scan_parquet(file: files.File) -> scan_lib.Scan:
@@ -96,14 +106,19 @@ def scan_parquet(file: files.File) -> scan_lib.Scan:
 
 def scan_array_record(file: files.File) -> scan_lib.Scan:
   """Returns the number of records; ArrayRecord itself finds them."""
+  damage = ''
   try:
-    reader = array_record_module.ArrayRecordReader(file.path)
-    count = reader.num_records()
-    reader.close()
+    array_record.chunks(file)  # What it holds is bounded before it is opened.
+  except array_record.FooterError as error:
+    damage = str(error)
+  try:
+    if not damage:
+      reader = array_record_module.ArrayRecordReader(file.path)
+      count = reader.num_records()
+      reader.close()
   except (RuntimeError, OSError) as error:
-    return scan_lib.Scan(
-      0,
-      array.array('Q'),
-      f'it is no ArrayRecord file: {str(error).splitlines()[0]}',
-    )
+    damage = str(error).splitlines()[0]
+  if damage:
+    damage = f'it is no ArrayRecord file: {damage}'
+    return scan_lib.Scan(0, array.array('Q'), damage)
   return scan_lib.Scan(count, array.array('Q'))

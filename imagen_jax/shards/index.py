@@ -15,6 +15,7 @@ import hashlib
 import json
 import logging
 import os
+import typing
 
 import numpy as np
 
@@ -26,6 +27,9 @@ TABLE, ENTRIES = 'index.json', 'entries'
 
 # What entries count, in bytes or rows.
 UNITS = {'webdataset': 512}
+
+# Bytes of the table: a few hundred a shard.
+_MAX_TABLE = 2**28
 
 # Shards that differ, which a message names.
 _NAMED = 3
@@ -128,8 +132,7 @@ def load(place: place_lib.Place, *, max_missing_share: float) -> Index:
   Raises:
     ValueError: where there is no index, or it is not of these shards.
   """
-  table = _table(place)
-  shards = [Shard(*row) for row in table['shards']]
+  shards = _shards(place)
   _compare(place, shards, max_missing_share)
   path = files.join(place.index, ENTRIES)
   file = files.stat(path, place.index_field)
@@ -146,18 +149,34 @@ def load(place: place_lib.Place, *, max_missing_share: float) -> Index:
   return Index(place.kind, shards, place.root, entries)
 
 
-def _table(place):
+def _shards(place):
   path = files.join(place.index, TABLE)
   file = files.stat(path, place.index_field)
   if file is None:
     _refuse(place, f'has no index in {place.index!r}')
+  refusal = f'is {place.index!r}, which is no index of {place.kind}'
+  if file.size > _MAX_TABLE:
+    _refuse(place, refusal)
   try:
     table = json.loads(file.read(0, file.size))
-  except ValueError:
-    table = {}
-  if table.get('format') != FORMAT or table.get('kind') != place.kind:
-    _refuse(place, f'is {place.index!r}, which is no index of {place.kind}')
-  return table
+    told = table['format'], table['kind']
+    shards = [_shard(row) for row in table['shards']]
+  except (ValueError, TypeError, KeyError, RecursionError):
+    _refuse(place, refusal)
+  if told != (FORMAT, place.kind):
+    _refuse(place, refusal)
+  return shards
+
+
+def _shard(row):
+  """Returns a shard by its row; raises ValueError or TypeError without one."""
+  shard = Shard(*row)
+  for name, kind in typing.get_type_hints(Shard).items():
+    if type(getattr(shard, name)) is not kind:
+      raise ValueError(f'{name} is no {kind.__name__}')
+  if min(shard.size, shard.records, shard.entries) < 0:
+    raise ValueError('less than none')
+  return shard
 
 
 def _compare(place, shards, max_missing_share):

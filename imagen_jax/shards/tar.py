@@ -14,8 +14,10 @@ from imagen_jax.shards import scan as scan_lib
 
 BLOCK = 512
 
-# Bytes of an extended header, of which a name is at most a few thousand.
+# Bytes of an extended header, of which a name is at most a few thousand, and
+# how many of them may stand in front of a member: a usual one has one or two.
 _MAX_EXTENDED = 2**20
+_MAX_CHAIN = 16
 
 _FILES = (b'0', b'\0', b'7')
 _EXTENDED = (b'x', b'L')  # Of the member that follows.
@@ -24,9 +26,25 @@ _EMPTY = (b'1', b'2', b'3', b'4', b'5', b'6')  # Links, devices, folders.
 _ATTRIBUTE = re.compile(rb'(\d{1,9}) ([^=]+)=')
 _ZEROS = bytes(BLOCK)
 
+# How compressed files begin.
+_COMPRESSED = {
+  b'\x1f\x8b': 'gzip',
+  b'BZh': 'bzip2',
+  b'\xfd7zXZ\0': 'xz',
+  b'\x28\xb5\x2f\xfd': 'zstd',
+}
+
 
 class HeaderError(Exception):
-  """A block that is no header of a tar member."""
+  """A block that is no header of a tar member.
+
+  Attributes:
+    after: where to look on for one: nothing in front of it is looked at again.
+  """
+
+  def __init__(self, reason: str, after: int = 0):
+    super().__init__(reason)
+    self.after = after
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +97,7 @@ def members(read, start: int, size: int):
   place = start
   while True:
     if size < place + BLOCK:
-      raise HeaderError('it is cut')
+      raise HeaderError('it is cut', size)
     member = _member(read, place, size)
     if member is None:
       return
@@ -91,15 +109,22 @@ def scan(file: files.File) -> scan_lib.Scan:
   """Returns where the records of a shard begin, in bytes.
 
   A record spans from its first header to the first one of the next. Behind
-  what is no header, the next that is one is looked for. A record that lost a
-  member at a cut is kept: whoever reads it sees what it lacks.
+  what is no header, and behind the mark of the end, the next that is one is
+  looked for. A record that lost a member at a cut is kept: whoever reads it
+  sees what it lacks.
   """
   stream = files.Stream(file)
   starts = array.array('Q')
+  head = stream.read(0, min(BLOCK, file.size))
+  for begin, name in _COMPRESSED.items():
+    if head.startswith(begin):
+      damage = f'it is compressed ({name}), which is not read'
+      return scan_lib.of_starts(starts, 0, damage)
   place, end, damage = 0, 0, ''
   while place is not None:
     # Who comes behind damage begins a record of its own.
     key, seen = None, set()
+    ended = False
     try:
       for member in members(stream.read, place, file.size):
         end = member.after
@@ -110,12 +135,15 @@ def scan(file: files.File) -> scan_lib.Scan:
           starts.append(member.first)
           key, seen = member.key, set()
         seen.add(member.field)
-      break
+      after, ended = end + BLOCK, True
     except HeaderError as error:
       damage = damage or f'{error} at byte {end}'
-      end = max(end, place)
-      place = _next_header(stream, end + BLOCK, file.size)
-      end = end if place is None else place
+      after = error.after
+    found, blank = _next_header(stream, after, file.size)
+    if ended and not blank:
+      damage = damage or f'it goes on behind its end at byte {end}'
+    end = end if found is None else found
+    place = found
   return scan_lib.of_starts(starts, end, damage)
 
 
@@ -148,22 +176,28 @@ def fields(record: bytes) -> dict[str, bytes]:
 def _member(read, place, size):
   """Returns the member whose headers begin at `place`; None at the mark."""
   first, name, length = place, None, None
-  while True:
+  for _ in range(_MAX_CHAIN + 1):
     header = read(place, BLOCK)
-    if len(header) < BLOCK:
-      raise HeaderError('it is cut')
-    if header == _ZEROS:
+    if header == _ZEROS and place == first:
       return None
-    written = _name(header)
-    kind, stop = _kind(header), place + BLOCK + _number(header[124:136])
-    after = place + BLOCK + -(-(stop - place - BLOCK) // BLOCK) * BLOCK
+    # What is looked at in a chain of headers is not looked at again.
+    behind = place + BLOCK
+    if len(header) < BLOCK:
+      raise HeaderError('it is cut', behind)
+    try:
+      written, size_written = _name(header), _number(header[124:136])
+    except HeaderError as error:
+      error.after = behind
+      raise
+    kind, stop = _kind(header), behind + size_written
+    after = behind + -(-size_written // BLOCK) * BLOCK
     if kind not in (*_EXTENDED, _GLOBAL):
       break
     if stop - place > _MAX_EXTENDED:
-      raise HeaderError('it has no header')
+      raise HeaderError('it has no header', behind)
     if stop > size:
-      raise HeaderError('it is cut')
-    text = read(place + BLOCK, stop - place - BLOCK)
+      raise HeaderError('it is cut', behind)
+    text = read(behind, stop - behind)
     if kind == b'L':
       name = text.rstrip(b'\0').decode(errors='replace')
     elif kind == b'x':
@@ -171,16 +205,18 @@ def _member(read, place, size):
       name = attributes.get('path', name)
       length = attributes.get('size', length)
     place = after
+  else:
+    raise HeaderError('it has a chain of headers', place)
   if length is not None:
     if not re.fullmatch('[0-9]{1,18}', length):
-      raise HeaderError('it has no header')
-    stop = place + BLOCK + int(length)
-    after = place + BLOCK + -(-int(length) // BLOCK) * BLOCK
+      raise HeaderError('it has no header', behind)
+    stop = behind + int(length)
+    after = behind + -(-int(length) // BLOCK) * BLOCK
   if kind in _EMPTY:  # Whatever the size says.
-    stop = after = place + BLOCK
+    stop = after = behind
   if stop > size:
-    raise HeaderError('it is cut')
-  return Member(name or written, first, place + BLOCK, stop, after, kind)
+    raise HeaderError('it is cut', behind)
+  return Member(name or written, first, behind, stop, after, kind)
 
 
 def _kind(header):
@@ -221,13 +257,21 @@ def _attributes(text):
 
 
 def _next_header(stream, place, size):
-  """Returns where the next header lies, block by block; None without one."""
-  while place + BLOCK <= size:
-    block = stream.read(place, BLOCK)
-    try:
-      if len(block) == BLOCK and block != _ZEROS and _name(block):
-        return place
-    except HeaderError:
-      pass
+  """Looks for a header, block by block.
+
+  Returns:
+    Where the next one lies, None without one; and whether nothing but zeros
+    were met.
+  """
+  blank = True
+  while place < size:
+    block = stream.read(place, min(BLOCK, size - place))
+    if block.strip(b'\0'):
+      blank = False
+      try:
+        if len(block) == BLOCK and _name(block):
+          return place, blank
+      except HeaderError:
+        pass
     place += BLOCK
-  return None
+  return None, blank

@@ -131,7 +131,7 @@ class Ahead:
 
   def state(self) -> dict:
     """Returns the position after the last batch given."""
-    return {**self._loader.state(), 'step': self._step}
+    return self._loader.state(self._step)
 
   def __iter__(self):
     return self

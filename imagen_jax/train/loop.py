@@ -117,6 +117,7 @@ def train(
         found.data['loader'],
         allow_other_data=allow_config_change,
         rates={task.name: task.rate for task in found.said.config.data.tasks},
+        batch_size=found.said.config.train.batch_size,
       )
       kept = found.data['interval']
       # Checkpoints of before 0.1.0 do not have it.

@@ -398,7 +398,7 @@ def test_rates_change_at_a_resume_from_that_step_on(toy, twenty, eleven):
   keys = [k for batch in before + after for k in batch['key'] if len(k) == 4]
   assert len(set(keys[:11])) == len(keys[:11]) > 8
   # Resumed again, with the new rates, on two hosts: what it would have been.
-  state = {**later, 'step': 7}
+  state = {**later, 'step': 7, 'slot': 56}
   for rows in (range(4), range(4, 8)):
     again, _ = resumed(of(7.0, 1.0), state, 2, rows)
     for batch, whole in zip(again, after[4:]):
@@ -411,3 +411,49 @@ def test_rates_change_at_a_resume_from_that_step_on(toy, twenty, eleven):
   _, found = resumed(of(7.0, 1.0), old, 1, rates={'a': 1.0, 'b': 1.0})
   assert found['mixture'][0] == [0, {'a': 1.0, 'b': 1.0}]
   assert len(resumed(of(7.0, 1.0), old, 1)[1]['mixture']) == 1
+
+
+def test_the_size_of_batches_may_change_at_a_resume(toy, twenty, eleven):
+  """Every slot comes once, whatever the sizes; and rates may change as well."""
+
+  def of(size, a=1.0):
+    tasks = ('a', twenty, a), ('b', eleven, 1.0)
+    return toy.config(*tasks, crop='random', batch_size=size)
+
+  def run(config, state, count, rows=None, **options):
+    rows = range(config.train.batch_size) if rows is None else rows
+    with loader_lib.training_batches(config, rows=rows, store=None) as batches:
+      if state:
+        batches.restore(json.loads(json.dumps(state)), **options)
+      found = [next(batches) for _ in range(count)]
+      return found, batches.state()
+
+  def slots(*parts):
+    return np.concatenate([batch['slot'] for part in parts for batch in part])
+
+  def keys(*parts):
+    return [key for part in parts for batch in part for key in batch['key']]
+
+  whole, _ = run(of(8), None, 8)
+  first, state = run(of(8), None, 3)
+  assert (state['step'], state['slot']) == (3, 24)
+  second, state = run(of(12), state, 2)
+  assert (state['step'], state['slot']) == (5, 48)
+  third, state = run(of(4), state, 4)
+  assert (state['step'], state['slot']) == (9, 64)
+  np.testing.assert_array_equal(slots(first, second, third), np.arange(64))
+  assert keys(first, second, third) == keys(whole)
+  images = [b['image'] for part in (first, second, third) for b in part]
+  np.testing.assert_array_equal(
+    np.concatenate(images), np.concatenate([b['image'] for b in whole])
+  )
+  # On another host, from a step within; and with other rates from there on.
+  state = {**state, 'step': 4, 'slot': 36}
+  some, _ = run(of(12), state, 1, range(5, 12))
+  assert keys(some) == second[1]['key'][5:]
+  _, state = run(of(12, a=3.0), state, 0)
+  assert [slot for slot, _ in state['mixture']] == [0, 36]
+  # What was kept before states had a slot does not tell the size.
+  old = {'step': 3, **{k: state[k] for k in ('order_version', 'examples')}}
+  _, state = run(of(12), old, 0, batch_size=8)
+  assert state['slot'] == 24

@@ -9,6 +9,7 @@ import time
 import pytest
 import shard_files
 
+from imagen_jax import config as config_lib
 from imagen_jax import storage
 from imagen_jax.data import records as records_lib
 
@@ -57,10 +58,27 @@ def corpus(kind, count):
     yield pair
 
 
-def check(kind, folder, count):
-  shard_files.write_many(kind, folder, corpus(kind, count), per_shard=500)
-  task = shard_files.task(kind, folder)
-  assert shard_files.index(task).damaged == []
+def as_tfds(toy, folder, count):
+  """The pairs as a TFDS dataset."""
+  examples = [
+    {
+      'image': pair['jpg'],
+      'captions': [] if pair['txt'] is None else [pair['txt']],
+      'key': pair['key'],
+    }
+    for pair in corpus('tfds', count)
+  ]
+  path = toy.write(folder, {'train': examples})
+  return config_lib.TaskConfig('some', path)
+
+
+def check(kind, folder, count, toy):
+  if kind == 'tfds':
+    task = as_tfds(toy, folder, count)
+  else:
+    shard_files.write_many(kind, folder, corpus(kind, count), per_shard=500)
+    task = shard_files.task(kind, folder)
+    assert shard_files.index(task).damaged == []
   before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   found = outcomes(task)
   after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -79,17 +97,23 @@ def no_patience():
 pytestmark = pytest.mark.filterwarnings('ignore::UserWarning:PIL')
 
 
-@pytest.mark.parametrize('kind', KINDS)
-def test_some_damaged_pairs_go_through_every_source(tmp_path, kind):
-  found = check(kind, tmp_path, 150)
+@pytest.mark.parametrize('kind', (*KINDS, 'tfds'))
+def test_some_damaged_pairs_go_through_every_source(toy, tmp_path, kind):
+  found = check(kind, tmp_path / kind, 150, toy)
   assert found[''] > 15 and found['undecodable picture'] > 50
 
 
 @pytest.mark.slow
-def test_two_thousand_damaged_pairs_go_through_every_source(tmp_path):
-  """And every kind says the same of them."""
-  every = {kind: check(kind, tmp_path / kind, 2000) for kind in KINDS}
+def test_two_thousand_damaged_pairs_go_through_every_source(toy, tmp_path):
+  """And every kind says the same of them; -s shows the docs' table."""
+  kinds = (*KINDS, 'tfds')
+  every = {kind: check(kind, tmp_path / kind, 2000, toy) for kind in kinds}
   first = every['webdataset']
+  print('\n| |', ' | '.join(f'`{kind}`' for kind in kinds), '|')
+  print('| --- |', ' | '.join(['---:'] * len(kinds)), '|')
+  for reason, _ in first.most_common():
+    counts = ' | '.join(f'{every[kind][reason]:,}' for kind in kinds)
+    print(f'| {reason or "used"} | {counts} |')
   assert all(found == first for found in every.values()), every
   assert set(first) == {
     '',
@@ -102,7 +126,7 @@ def test_two_thousand_damaged_pairs_go_through_every_source(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('kind', ('webdataset', 'tfrecord', 'parquet'))
+@pytest.mark.parametrize('kind', KINDS[:-1])
 def test_damaged_shards_are_read_as_far_as_they_go(tmp_path, kind):
   pairs = [shard_files.record(number) for number in range(6)]
   path = tmp_path / f'a.{shard_files.ENDINGS[kind]}'
@@ -119,4 +143,5 @@ def test_damaged_shards_are_read_as_far_as_they_go(tmp_path, kind):
       read['refused'] += 1
       continue
     read.update(outcomes(task))
+  print(f'\n{kind}:', dict(read.most_common()))
   assert read[''] > 400 and read['refused'] > 0

@@ -1,3 +1,4 @@
+import dataclasses
 import threading
 
 import numpy as np
@@ -196,14 +197,15 @@ class FarSource:
     return self._source[index % 20]
 
 
-@pytest.mark.parametrize('bucket, together', [(True, 64), (False, 1)])
-def test_captions_of_a_bucket_are_read_side_by_side(
-  twenty, monkeypatch, bucket, together
-):
+@pytest.mark.parametrize(
+  'scheme, together', [('gs://', 64), ('s3://', 64), ('memory://', 64), ('', 1)]
+)
+def test_captions_of_a_bucket_are_read_side_by_side(twenty, scheme, together):
   records = open_records(twenty)
+  path = f'{scheme}{twenty}'
+  records._task = dataclasses.replace(records._task, path=path)
   far = FarSource(records._table.source, together)
   records._table.source = far
-  monkeypatch.setattr(storage, 'is_bucket', lambda path: bucket)
   found = list(records.captions_of(range(3 * 64)))
   assert found == [(f'picture {n % 20}',) for n in range(3 * 64)]
   assert far.most == together

@@ -1,10 +1,15 @@
 """Every kind of source: the same records, the same order, any step."""
 
+import contextlib
 import dataclasses
 import io
 import json
 import os
+import socket
+import threading
 
+from array_record.python import array_record_module
+import fsspec
 import numpy as np
 from PIL import Image
 import pyarrow
@@ -14,10 +19,15 @@ import shard_files
 
 from imagen_jax import config as config_lib
 from imagen_jax import storage
+from imagen_jax.data import array_records
+from imagen_jax.data import folder_table
 from imagen_jax.data import loader as loader_lib
+from imagen_jax.data import parquet_table
 from imagen_jax.data import records as records_lib
 from imagen_jax.data import tasks as tasks_lib
+from imagen_jax.shards import files
 from imagen_jax.shards import footers
+from imagen_jax.shards import lines
 
 KINDS = ('webdataset', 'tfrecord', 'arrayrecord', 'parquet', 'folder')
 
@@ -202,7 +212,7 @@ def test_text_of_parquet_that_is_none_is_bad(tmp_path):
 
 
 def test_few_shards_are_open_at_once(tmp_path, monkeypatch):
-  monkeypatch.setattr(records_lib.shard_table, '_OPEN', 2)
+  monkeypatch.setattr(array_records, 'OPEN', 2)
   task = shard_files.indexed('arrayrecord', tmp_path, some(20))
   records = opened(task)
 
@@ -229,13 +239,13 @@ def test_captions_of_parquet_are_read_without_pictures(tmp_path, monkeypatch):
   task = shard_files.indexed('parquet', tmp_path, some())
   records = opened(task)
   columns = []
-  read = footers.parquet.ParquetFile.read_row_group
+  read = footers.parquet.ParquetFile.iter_batches
 
-  def spy(self, group, wanted, **options):
-    columns.append(sorted(wanted))
-    return read(self, group, wanted, **options)
+  def spy(self, *args, **options):
+    columns.append(sorted(options['columns']))
+    return read(self, *args, **options)
 
-  monkeypatch.setattr(footers.parquet.ParquetFile, 'read_row_group', spy)
+  monkeypatch.setattr(footers.parquet.ParquetFile, 'iter_batches', spy)
   assert [records.captions(n) for n in range(3)] == [
     (f'picture {n}',) for n in range(3)
   ]
@@ -319,6 +329,20 @@ def test_other_contents_have_another_fingerprint(tmp_path, kind):
   assert prints[0] == prints[1] != prints[2]
 
 
+def test_other_pictures_of_a_folder_have_another_fingerprint(tmp_path):
+  """Though its captions file, and the files' sizes, are the same."""
+  task = shard_files.indexed('folder', tmp_path, some(9))
+  before = opened(task).fingerprint
+  path = tmp_path / 'pictures' / f'{0:09d}.png'
+  good = path.read_bytes()
+  path.write_bytes(shard_files.picture(100)[: len(good)].ljust(len(good)))
+  other = opened(task).fingerprint
+  path.unlink()
+  assert len({before, other, opened(task).fingerprint}) == 3
+  path.write_bytes(good)  # At another time.
+  assert opened(task).fingerprint == before
+
+
 @pytest.mark.parametrize('kind', KINDS[:-1])
 def test_a_shard_that_vanishes_is_bad_records(tmp_path, kind, monkeypatch):
   monkeypatch.setattr(storage, 'WAITS', ())
@@ -331,7 +355,7 @@ def test_a_shard_that_vanishes_is_bad_records(tmp_path, kind, monkeypatch):
     assert some_records.key(4) == '#4'
 
 
-@pytest.mark.parametrize('kind', ('webdataset', 'tfrecord', 'parquet'))
+@pytest.mark.parametrize('kind', KINDS[:-1])
 def test_a_shard_that_changes_is_bad_records(tmp_path, kind):
   task = shard_files.indexed(kind, tmp_path, some())
   records = opened(task)
@@ -373,10 +397,156 @@ def test_a_bucket_that_refuses_is_no_bad_record(
   assert waited == list(storage.WAITS)
 
 
+@pytest.fixture
+def silent_bucket(monkeypatch):
+  """Storage that takes connections and never answers; lists those it took."""
+  layers = fsspec.get_filesystem_class('gs'), files._of_scheme
+  taken = []
+  with socket.create_server(('127.0.0.1', 0)) as server:
+
+    def take():
+      with contextlib.suppress(OSError):
+        while True:
+          taken.append(server.accept()[0])
+
+    threading.Thread(target=take, daemon=True).start()
+    place = f'http://127.0.0.1:{server.getsockname()[1]}'
+    monkeypatch.setenv('STORAGE_EMULATOR_HOST', place)
+    layers[0].clear_instance_cache(), layers[1].cache_clear()
+    yield taken
+    server.shutdown(socket.SHUT_RDWR)
+  layers[0].clear_instance_cache(), layers[1].cache_clear()
+  for connection in taken:
+    connection.close()
+
+
+def test_a_bucket_that_never_answers_is_asked_again_and_named(
+  tmp_path, silent_bucket, monkeypatch
+):
+  waited = []
+  monkeypatch.setattr(records_lib.time, 'sleep', waited.append)
+  monkeypatch.setattr(storage, 'WAITS', (1, 2))
+  monkeypatch.setattr(files, '_PATIENCE', 0.2)
+  records = opened(shard_files.indexed('webdataset', tmp_path, some()))
+  shards = records._table._index.files
+  shards[0] = dataclasses.replace(shards[0], path='gs://some/00000.tar')
+  with pytest.raises(
+    records_lib.UnreachableError,
+    match='record 0 .*gs://some/00000.tar: no answer within 0.2 s',
+  ):
+    records.read(0)
+  assert waited == [1, 2] and len(silent_bucket) >= 3
+
+
+def test_every_request_to_a_bucket_has_a_timeout(silent_bucket, monkeypatch):
+  monkeypatch.setattr(files, '_PATIENCE_OTHERS', 0.2)
+  with pytest.raises(ValueError, match='path gs://some/x cannot be read'):
+    files.stat('gs://some/x', 'path')
+  options = {}
+  monkeypatch.setattr(
+    files.fsspec, 'filesystem', lambda scheme, **given: options.update(given)
+  )
+  files._of_scheme.__wrapped__('s3')
+  times = options['config_kwargs']
+  assert times == {'connect_timeout': 20, 'read_timeout': 60}
+
+
 def test_a_record_that_is_too_large_is_not_read(tmp_path, monkeypatch):
   task = shard_files.indexed('webdataset', tmp_path, some())
   monkeypatch.setattr(records_lib.shard_table, '_MAX_RECORD', 1000)
   assert outcome(opened(task), 0) == 'record too large'
+
+
+def test_a_json_of_a_record_is_bounded(tmp_path, monkeypatch):
+  records = [shard_files.record(0), shard_files.record(1, more='x' * 300)]
+  task = shard_files.indexed('webdataset', tmp_path, records)
+  monkeypatch.setattr(records_lib.shard_table, '_MAX_JSON', 300)
+  assert outcome(opened(task), 0) == '000000000'
+  assert outcome(opened(task), 1) == 'JSON too large'
+
+
+def test_rows_and_files_of_a_folder_are_bounded(tmp_path, monkeypatch):
+  records = [shard_files.record(0), shard_files.record(1, more='x' * 300)]
+  records.append(shard_files.record(2, jpg=shard_files.picture(2, 30, 30)))
+  task = shard_files.indexed('folder', tmp_path, records)
+  monkeypatch.setattr(lines, 'MAX_ROW', 300)
+  monkeypatch.setattr(folder_table, '_MAX_FILE', 2000)
+  found = [outcome(opened(task), number) for number in range(3)]
+  assert found == ['000000000', 'row too large', 'file too large']
+
+
+def test_a_csv_row_of_broken_quotes_is_bad(tmp_path):
+  (tmp_path / 'a.png').write_bytes(shard_files.picture(0))
+  rows = b'file,caption\na.png,one\na.png,"tw"o\na.png,\xff\na.png,four\n'
+  (tmp_path / 'captions.csv').write_bytes(rows)
+  task = shard_files.task('folder', tmp_path)
+  shard_files.index(task)
+  found = [outcome(opened(task), number) for number in range(4)]
+  assert found == ['a.png', 'bad CSV row', 'bad CSV row', 'a.png']
+
+
+def test_an_arrayrecord_that_replaces_another_is_not_read(tmp_path):
+  task = shard_files.indexed('arrayrecord', tmp_path, some())
+  records = opened(task)
+  assert records.read(0).key == '000000000'  # It is open.
+  shard_files.write(
+    'arrayrecord', tmp_path / '00000.array_record', some(14)[10:]
+  )
+  found = [outcome(records, number) for number in (0, 3, 4)]
+  assert found == ['shard has changed'] * 2 + ['000000004']
+
+
+@pytest.mark.parametrize('group', [1, 2])
+def test_an_arrayrecord_is_not_unpacked_beyond_a_size(
+  tmp_path, group, monkeypatch
+):
+  """The size of a group, where records lie in groups."""
+  sizes = [100, 100, 3000, 100, 100]
+  path = tmp_path / 'a.array_record'
+  writer = array_record_module.ArrayRecordWriter(
+    str(path), f'group_size:{group}'
+  )
+  for size in sizes:
+    writer.write(bytes(size))
+  writer.close()
+  task = shard_files.task('arrayrecord', tmp_path)
+  shard_files.index(task)
+  monkeypatch.setattr(array_records, 'MAX_RECORD', 2000)
+  found = [outcome(opened(task), number) for number in range(5)]
+  large = {1: [2], 2: [2, 3]}[group]
+  assert [n for n in range(5) if found[n] == 'record too large'] == large
+
+
+def tfds(toy, tmp_path):
+  path = toy.write(
+    tmp_path / 'toy', {'train': [toy.example(n, 99, 99) for n in range(7)]}
+  )
+  (shard,) = (tmp_path / 'toy').glob('*array_record*')
+  return opened(config_lib.TaskConfig('some', path)), shard
+
+
+@pytest.mark.parametrize('is_open', [False, True])
+def test_a_shard_of_tfds_that_goes_bad_is_bad_records(
+  toy, tmp_path, is_open, monkeypatch
+):
+  monkeypatch.setattr(records_lib.time, 'sleep', None)  # It is no weather.
+  records, shard = tfds(toy, tmp_path)
+  if is_open:
+    assert outcome(records, 0) == 'k0'
+  good = shard.read_bytes()
+  changed = 'shard has changed' if is_open else 'unreadable record'
+  shard.write_bytes(b'rubbish' * 20_000)
+  assert outcome(records, 1) == changed
+  shard.write_bytes(good[: len(good) // 2])
+  assert outcome(records, 1) == changed
+  shard.unlink()
+  assert outcome(records, 1) == 'shard is gone'
+
+
+def test_a_shard_of_tfds_with_fewer_records_is_cut(toy, tmp_path):
+  records, shard = tfds(toy, tmp_path)
+  shard_files.write('arrayrecord', shard, some(3))
+  assert [outcome(records, n) for n in (0, 6)] == ['shard is cut'] * 2
 
 
 def test_damage_in_a_row_group_is_no_weather(tmp_path, monkeypatch):
@@ -398,6 +568,109 @@ def test_damage_in_a_row_group_is_no_weather(tmp_path, monkeypatch):
     seen.add(outcome(opened(task), 0))
     assert outcome(opened(task), 3) == '000000003'
   assert 'unreadable row group' in seen
+
+
+def write_parquet(path, columns, **options):
+  parquet.write_table(
+    pyarrow.table(columns), path, store_schema=False, **options
+  )
+  task = shard_files.task('parquet', path.parent)
+  shard_files.index(task)
+  return task
+
+
+def repeated(value, count):
+  """A value that a file holds once, for many rows."""
+  values = pyarrow.array([value])
+  return pyarrow.DictionaryArray.from_arrays(np.zeros(count, np.int32), values)
+
+
+def test_a_picture_of_many_rows_is_held_once(tmp_path, monkeypatch):
+  """A row group that is small by its footer, and large once it is decoded."""
+  monkeypatch.setattr(parquet_table, '_DECODED', 2**20)
+  large = shard_files.picture(1, 300, 300)
+  count = 300
+  columns = {
+    'key': [str(n) for n in range(count)],
+    'jpg': repeated(large, count),
+    'txt': [f'picture {n}' for n in range(count)],
+  }
+  task = write_parquet(tmp_path / 'a.parquet', columns)
+  assert (tmp_path / 'a.parquet').stat().st_size < 2 * len(large)
+  records = opened(task)
+  used = pyarrow.total_allocated_bytes()
+  for number in (250, 249, 251, 3, 299):
+    assert records.read(number).key == str(number)
+    assert pyarrow.total_allocated_bytes() - used < 6 * len(large)
+
+
+def test_rows_of_a_large_group_are_decoded_once_in_order(tmp_path, monkeypatch):
+  monkeypatch.setattr(parquet_table, '_DECODED', 2000)
+  task = shard_files.indexed('parquet', tmp_path, some(60))
+  opens = []
+  open_parquet = footers.open_parquet
+  monkeypatch.setattr(
+    footers,
+    'open_parquet',
+    lambda *args, **options: (
+      opens.append(args) or open_parquet(*args, **options)
+    ),
+  )
+  monkeypatch.setattr(parquet_table, '_GROUPS', 2)
+  records = opened(task)
+  keys = [records.read(number).key for number in range(60)]
+  assert keys == [f'{n:09d}' for n in range(60)]
+  assert len(opens) == 30  # As many as there are row groups.
+  backwards = [records.read(number).key for number in reversed(range(60))]
+  assert backwards == keys[::-1]
+
+
+def test_no_more_groups_are_remembered(tmp_path, monkeypatch):
+  monkeypatch.setattr(parquet_table, '_GROUPS', 2)
+  records = opened(shard_files.indexed('parquet', tmp_path, some(12)))
+  for number in range(12):
+    records.read(number)
+  assert len(records._table._reader._groups) == 2
+
+
+def test_a_list_that_says_one_caption_endlessly_is_bad(tmp_path):
+  captions = pyarrow.ListArray.from_arrays(
+    pyarrow.array([0, 2000, 4000, 4002], pyarrow.int32()),
+    repeated('x' * 100_000, 4002),
+  )
+  columns = {
+    'jpg': [shard_files.picture(n) for n in range(3)],
+    'captions': captions,
+  }
+  records = opened(write_parquet(tmp_path / 'a.parquet', columns))
+  before = pyarrow.total_allocated_bytes()
+  assert outcome(records, 0) == 'row too large'
+  assert outcome(records, 2) == 'caption too long'
+  assert pyarrow.total_allocated_bytes() - before < 10_000_000
+
+
+@pytest.mark.parametrize('encoding', ['PLAIN', 'DELTA_LENGTH_BYTE_ARRAY'])
+def test_lists_are_read_in_every_encoding(tmp_path, encoding):
+  columns = {
+    'jpg': [shard_files.picture(n) for n in range(3)],
+    'captions': [['a', 'b'], ['c'], []],
+  }
+  encodings = {'captions.list.element': encoding, 'jpg': 'PLAIN'}
+  task = write_parquet(
+    tmp_path / 'a.parquet',
+    columns,
+    use_dictionary=False,
+    column_encoding=encodings,
+  )
+  records = opened(task)
+  assert [records.read(n).captions for n in (0, 1)] == [('a', 'b'), ('c',)]
+  assert outcome(records, 2) == 'empty caption'
+
+
+def test_a_row_group_that_is_too_large_is_told(tmp_path, monkeypatch):
+  monkeypatch.setattr(footers, 'MAX_GROUP', 100)
+  with pytest.raises(ValueError, match='a row group has .* bytes, over 100'):
+    shard_files.indexed('parquet', tmp_path, some())
 
 
 def test_features_of_tfds_go_by_name(toy, tmp_path):

@@ -303,3 +303,28 @@ def test_a_scan_holds_a_part_of_a_shard(tmp_path, monkeypatch):
   assert tar.scan(files.stat(str(path), 'path')).records == 4
   assert max(read) <= files._LOCAL_CHUNK
   assert sum(read) < 2**20 < path.stat().st_size
+
+
+@pytest.mark.parametrize(
+  'text',
+  [
+    '[]',
+    'null',
+    '7',
+    '\0\1',
+    '[' * 100_000,
+    '{"format": 1, "kind": "webdataset"}',
+    '{"format": 1, "kind": "webdataset", "shards": 3}',
+    '{"format": 1, "kind": "webdataset", "shards": [["a", 1]]}',
+    '{"format": 1, "kind": "webdataset", "shards": [["a", 1, "b", -1, 0, ""]]}',
+    '{"format": 1, "kind": "webdataset", "shards": [["a", 1, 2, 1, 0, ""]]}',
+    '{"format": 1, "kind": "tfrecord", "shards": []}',
+  ],
+)
+def test_a_table_of_rubbish_is_refused_in_one_line(tmp_path, text):
+  task = shard_files.indexed('webdataset', tmp_path, [shard_files.record(0)])
+  place = place_lib.of(task)
+  (tmp_path / place.index / 'index.json').write_text(text)
+  with pytest.raises(ValueError, match='no index of webdataset; acc') as error:
+    index_lib.load(place, max_missing_share=0.0)
+  assert '\n' not in str(error.value)

@@ -1,6 +1,9 @@
 """Tar shards: records found as Python's own module would find them."""
 
+import bz2
+import gzip
 import io
+import lzma
 import tarfile
 
 import pytest
@@ -134,3 +137,90 @@ def test_bytes_of_anything_are_no_records(tmp_path):
   )
   with pytest.raises(tar.HeaderError):
     tar.fields(bytes(range(256)) * 4)
+
+
+def extended(path=b'a'):
+  """An extended header, with its contents."""
+  text = b'%d path=' % (len(path) + 9) + path + b'\n'
+  header = tarfile.TarInfo('x')
+  header.type, header.size = tarfile.XHDTYPE, len(text)
+  data = header.tobuf(format=tarfile.USTAR_FORMAT)
+  return data + text + bytes(-len(text) % tar.BLOCK)
+
+
+def test_a_chain_of_headers_is_bounded_and_passed_in_one_go(
+  tmp_path, monkeypatch
+):
+  reads = []
+  read = files.Stream.read
+  monkeypatch.setattr(
+    files.Stream, 'read', lambda *args: reads.append(args) or read(*args)
+  )
+  path = good(tmp_path, 2)
+  whole, data = records(path), path.read_bytes()
+  for count in (100, 400):
+    path.write_bytes(extended() * count + data)
+    reads.clear()
+    assert scan(path).damage == 'it has a chain of headers at byte 0'
+    assert len(reads) < 4 * count + 50
+    # What the last of them says is of the first member, as ever.
+    assert records(path)[1:] == whole[-1:]
+  chain = extended() * (tar._MAX_CHAIN - 1) + extended(b'0.txt')
+  path.write_bytes(chain + data)
+  assert scan(path).damage == ''
+  assert records(path)[0]['__key__'] == b'0'
+  path.write_bytes(extended() + chain + data)
+  assert 'a chain of headers' in scan(path).damage
+
+
+def test_an_extended_header_has_a_bounded_size(tmp_path, monkeypatch):
+  path = tmp_path / 'x.tar'
+  write(path, [(f'{LONG}.txt', b'1')], format=tarfile.PAX_FORMAT)
+  assert scan(path).records == 1
+  monkeypatch.setattr(tar, '_MAX_EXTENDED', 100)
+  assert scan(path).damage == 'it has no header at byte 0'
+
+
+def test_tars_one_behind_the_other_are_all_read(tmp_path):
+  """As `cat` writes them, which is told."""
+  path = tmp_path / 'x.tar'
+  whole, data = [], b''
+  for number in range(3):
+    write(path, [(f'{number}.jpg', b'a'), (f'{number}.txt', b'b')])
+    whole += records(path)
+    data += path.read_bytes()
+  path.write_bytes(data)
+  assert scan(path).damage == 'it goes on behind its end at byte 2048'
+  assert records(path) == whole and len(whole) == 3
+
+
+def test_zeros_in_the_place_of_a_header_hide_one_record(tmp_path):
+  path = good(tmp_path)
+  whole, data = records(path), bytearray(path.read_bytes())
+  start = scan(path).entries[2]
+  data[start : start + 512] = bytes(512)
+  path.write_bytes(data)
+  assert scan(path).damage == f'it goes on behind its end at byte {start}'
+  assert records(path)[:2] + records(path)[-2:] == whole[:2] + whole[3:]
+
+
+def test_bytes_behind_the_end_are_told_and_zeros_are_not(tmp_path):
+  path = good(tmp_path)
+  whole, data = records(path), path.read_bytes()
+  path.write_bytes(data + bytes(100_000))
+  assert scan(path).damage == ''
+  path.write_bytes(data + bytes(1000) + b'more')
+  assert 'it goes on behind its end' in scan(path).damage
+  assert records(path) == whole
+
+
+@pytest.mark.parametrize(
+  'name, pack',
+  [('gzip', gzip.compress), ('bzip2', bz2.compress), ('xz', lzma.compress)],
+)
+def test_a_compressed_tar_is_told(tmp_path, name, pack):
+  path = good(tmp_path)
+  path.write_bytes(pack(path.read_bytes()))
+  found = scan(path)
+  assert found.damage == f'it is compressed ({name}), which is not read'
+  assert (found.records, list(found.entries)) == (0, [0])
