@@ -15,6 +15,11 @@ import numpy as np
 
 _GOLDEN = np.uint32(0x9E3779B9)
 
+# Sums that are under way at a time. JAX starts 32 programs on a CPU and then
+# waits for one to end: four processes, each of which waited so for a sum that
+# the others had yet to start, stood still for ever.
+_AT_ONCE = 16
+
 
 @jax.jit
 def _sum_of_hashes(x):
@@ -42,12 +47,16 @@ def of_arrays(tree) -> dict[str, int]:
 
   Arrays may be spread over several hosts, all of which must call this.
   """
-  found = {
-    jax.tree_util.keystr(path, simple=True, separator='/'): _sum_of_hashes(leaf)
-    for path, leaf in jax.tree.leaves_with_path(tree)
-  }
-  # All at once, as each is a round trip to the device.
-  return {name: int(value) for name, value in jax.device_get(found).items()}
+  found = {}
+  # Not one by one, as each is a round trip to the device; nor all at once.
+  leaves = jax.tree.leaves_with_path(tree)
+  for first in range(0, len(leaves), _AT_ONCE):
+    sums = {
+      jax.tree_util.keystr(path, simple=True, separator='/'): _sum_of_hashes(x)
+      for path, x in leaves[first : first + _AT_ONCE]
+    }
+    found |= {name: int(value) for name, value in jax.device_get(sums).items()}
+  return found
 
 
 def joined(digests: dict[str, int]) -> str:
