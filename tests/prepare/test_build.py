@@ -355,7 +355,12 @@ def _processes():
 
 
 def _descendants(session):
-  return [one for one in _processes() if one[2] == session]
+  # One that has ended stays in the list until its parent, here init, looks.
+  return [
+    one
+    for one in _processes()
+    if one[2] == session and not one[3].endswith('<defunct>')
+  ]
 
 
 def _kill_a_worker(process):
