@@ -73,9 +73,10 @@ _FREE_CALLS = {
   'AsyncCollectiveStart',
   'SliceId',
 }
-# Writes zeros, in place, where an array's tiles are larger than it: at most its
-# bytes, by which it is told.
-_BY_BYTES = {'ZeroCrop'}
+# Told by the bytes of all that they are of, which is the most that they take:
+# 'ZeroCrop' writes zeros in place, where an array's tiles are larger than it,
+# and 'ConcatBitcast' makes one array of several, which may lie so already.
+_BY_BYTES = {'ConcatBitcast', 'ZeroCrop'}
 _TARGET = r'custom_call_target="([^"]*)"'
 
 

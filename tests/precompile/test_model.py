@@ -149,10 +149,11 @@ def test_what_is_sent_for_longer_than_is_computed_shows():
   assert time.exposed == math.sqrt((1 + 9) * (4 + 9))
 
 
-def test_zeros_at_an_edge_are_told_by_their_bytes(write):
+@pytest.mark.parametrize('kernel', ['ZeroCrop', 'ConcatBitcast'])
+def test_a_kernel_that_only_moves_is_told_by_its_bytes(write, kernel):
   entry = [
     P,
-    '%k = f32[8,128] custom-call(%p), custom_call_target="ZeroCrop"',
+    f'%k = f32[8,128] custom-call(%p), custom_call_target="{kernel}"',
     'ROOT %s = u32[] custom-call(), custom_call_target="SliceId"',
   ]
   time = model.step_time(hlo.parse(write.program(entry)), POD, 4)
