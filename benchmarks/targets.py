@@ -121,15 +121,16 @@ def train(target, quickstart, folder, num_steps):
   return weights
 
 
-def draw(target, weights, quickstart, folder, num_prompts):
-  """Draws and scores with each sampler; returns {of `SAMPLERS`: scores}."""
+def draw(target, samplers, weights, quickstart, folder, num_prompts):
+  """Draws and scores with each of `samplers`; returns {sampler: scores}."""
   folder = folder / 'steps'
   flags = ['--weights', *weights, '--out', folder, '--batch-size', '50']
   flags += ['--prompts', quickstart / 'score_prompts.txt']
   flags += ['--num-prompts', num_prompts]
-  run('benchmarks/steps.py', *flags, *rows(target).values())
+  named = {sampler: rows(target)[sampler] for sampler in samplers}
+  run('benchmarks/steps.py', *flags, *named.values())
   found = {}
-  for sampler, row in rows(target).items():
+  for sampler, row in named.items():
     name = row.replace(':', '_').replace(',', '_')
     found[sampler] = json.loads((folder / f'{name}.json').read_text())['scores']
   return found
@@ -162,6 +163,9 @@ def main():
     metavar=tuple(stage.upper() for stage in STAGES),
     help="steps that each stage is trained; default: the configs' own",
   )
+  parser.add_argument(
+    '--samplers', nargs='+', choices=SAMPLERS, default=SAMPLERS, metavar='ROW'
+  )
   parser.add_argument('targets', nargs='*', metavar='TARGET')
   args = parser.parse_args()
   for target in args.targets:
@@ -174,9 +178,11 @@ def main():
   for target in args.targets or (*TARGETS, FINE):
     folder = folder_of(target, out, args.num_steps)
     weights = train(target, quickstart, folder, args.num_steps)
-    found[target] = draw(target, weights, quickstart, folder, args.num_prompts)
+    found[target] = draw(
+      target, args.samplers, weights, quickstart, folder, args.num_prompts
+    )
   own = [
-    [target, *(share(scores[SAMPLERS[0]], *column) for column in COLUMNS)]
+    [target, *(share(scores[args.samplers[0]], *column) for column in COLUMNS)]
     for target, scores in found.items()
   ]
   steps = args.num_steps or ["the configs' own"]
@@ -184,10 +190,10 @@ def main():
   print(table(['target', *(f'{g}: {k}' for g, k in COLUMNS)], own))
   print()
   every = [
-    [target, *(share(scores[row], 'shapes', 'all') for row in SAMPLERS)]
+    [target, *(share(scores[row], 'shapes', 'all') for row in args.samplers)]
     for target, scores in found.items()
   ]
-  print(table(['target', *SAMPLERS], every))
+  print(table(['target', *args.samplers], every))
   if 'edm' in found:
     print("\nOf edm, all but 'own' are by Karras's steps.")
 
