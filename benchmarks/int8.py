@@ -51,6 +51,7 @@ def main():
       f'train.log_every={args.steps // 4}',
       f'train.checkpoint_every={args.steps}',
       'train.sample_every=0',
+      'train.eval_every=0',
     ],
   )
   devices.start(config.mesh.simulated_devices)

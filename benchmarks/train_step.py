@@ -23,7 +23,7 @@ def ours(size: peers.Size, seconds: float) -> dict:
   import jax
 
   from imagen_jax import sharding
-  from imagen_jax.precompile import compile as compile_lib
+  from imagen_jax.train import mfu
   from imagen_jax.train import optimizer
   from imagen_jax.train import state as state_lib
   from imagen_jax.train import step as step_lib
@@ -43,7 +43,7 @@ def ours(size: peers.Size, seconds: float) -> dict:
       jax.block_until_ready((state, metrics))
 
     median, count = peers.median_seconds(run, seconds)
-  gflop = compile_lib.model_flops(config) / 1e9
+  gflop = mfu.model_flops(config) / 1e9
   return {'seconds': median, 'runs': count, 'gflop_per_image': gflop}
 
 

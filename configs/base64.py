@@ -65,5 +65,6 @@ def get_config(row: str = '2b') -> config.Config:
     data=config.DataConfig(tasks=(config.TaskConfig('pairs', path=''),)),
     optimizer=config.OptimizerConfig(name='adafactor', stacked=True),
     mesh=config.MeshConfig(data=-1, fsdp=16),
+    train=config.TrainConfig(eval_every=5000),
   )
   return config.override(largest, [f'{k}={v}' for k, v in ROWS[row].items()])

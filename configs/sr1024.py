@@ -83,5 +83,6 @@ def get_config(row: str = 'printed') -> config.Config:
     ),
     optimizer=config.OptimizerConfig(name='adam', stacked=True),
     mesh=config.MeshConfig(data=-1, fsdp=8),
+    train=config.TrainConfig(eval_every=5000),
   )
   return config.override(printed, [f'{k}={v}' for k, v in ROWS[row].items()])

@@ -28,6 +28,7 @@ ROWS = {
     'train.num_steps': '14000',
     'train.checkpoint_every': '3500',
     'train.sample_every': '3500',
+    'train.eval_every': '3500',
   },
   # Seconds; what the tests run.
   'test': {
@@ -43,6 +44,8 @@ ROWS = {
     'train.checkpoint_every': '2',
     'train.sample_every': '6',
     'train.num_samples': '8',
+    'train.eval_every': '6',
+    'train.num_eval_examples': '8',
   },
 }
 
@@ -104,6 +107,8 @@ def get_config(row: str = 'quick') -> config.Config:
       log_every=50,
       checkpoint_every=1000,
       sample_every=2000,
+      eval_every=2000,
+      num_eval_examples=64,
     ),
   )
   return config.override(quick, [f'{k}={v}' for k, v in ROWS[row].items()])

@@ -18,6 +18,7 @@ ROWS = {
     'train.num_steps': '2000',
     'train.checkpoint_every': '500',
     'train.sample_every': '1000',
+    'train.eval_every': '1000',
   },
   'full128': {
     'stage.name': 'sr128',
@@ -27,6 +28,7 @@ ROWS = {
     'train.num_steps': '2000',
     'train.checkpoint_every': '500',
     'train.sample_every': '1000',
+    'train.eval_every': '1000',
   },
   # Seconds; what the tests run.
   'test': {
@@ -42,6 +44,8 @@ ROWS = {
     'train.checkpoint_every': '2',
     'train.sample_every': '6',
     'train.num_samples': '8',
+    'train.eval_every': '6',
+    'train.num_eval_examples': '8',
   },
 }
 
@@ -106,6 +110,8 @@ def get_config(row: str = 'quick') -> config.Config:
       log_every=50,
       checkpoint_every=400,
       sample_every=800,
+      eval_every=400,
+      num_eval_examples=32,
     ),
   )
   return config.override(quick, [f'{k}={v}' for k, v in ROWS[row].items()])

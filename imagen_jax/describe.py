@@ -14,6 +14,8 @@ from imagen_jax import config as config_lib
 from imagen_jax import flops
 from imagen_jax import sharding
 from imagen_jax import structs
+from imagen_jax.models import unet as unet_lib
+from imagen_jax.train import optimizer
 from imagen_jax.train import state as state_lib
 from imagen_jax.train import step as step_lib
 
@@ -37,12 +39,6 @@ class Description:
   step: int
   remat_step: int
   kept: int
-
-
-def module_of(name: str) -> str:
-  """The module that a part of the network is reported as: its level."""
-  match = re.match(r'((?:down|up)\d+|mid)_', name)
-  return match[1] if match else name
 
 
 def _place(module):
@@ -69,7 +65,7 @@ def describe(config: config_lib.Config) -> Description:
   sizes = parameters(config)
   by_module = collections.Counter()
   for path, size in sizes.items():
-    by_module[module_of(path[0])] += size
+    by_module[unet_lib.module_of(path[0])] += size
   return Description(
     parameters={m: by_module[m] for m in sorted(by_module, key=_place)},
     text_parameters=sum(
@@ -80,6 +76,21 @@ def describe(config: config_lib.Config) -> Description:
     remat_step=_step(config) if stage.unet.remat else 0,
     kept=_kept(config),
   )
+
+
+def state_bytes(config: config_lib.Config) -> dict[str, int]:
+  """Bytes of a run's state, on all devices together, by what they are of."""
+  params = _params(config)
+  moments = jax.eval_shape(optimizer.make_optimizer(config).init, params)
+  size = lambda tree: sum(
+    leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)
+  )
+  averages = 1 + len(config.train.ema_lengths)
+  return {
+    'parameters': size(params),
+    'averages': averages * size(params),
+    'optimiser': size(moments),
+  }
 
 
 def _with_unet(config, **changes):
@@ -103,7 +114,7 @@ def _forward(config):
   total = collections.Counter()
   for scope, count in flops.products(jaxpr.jaxpr).items():
     (part,) = [part for part in scope.split('/') if part in params][:1]
-    total[module_of(part)] += count
+    total[unet_lib.module_of(part)] += count
   return dict(total)
 
 
@@ -213,6 +224,10 @@ def report(config: config_lib.Config, paper: int | None) -> str:
     ['activations kept, an image', f'{found.kept / 2**20:,.1f} MiB'],
     [f'  of {batch:,} images', f'{batch * found.kept / 2**30:,.1f} GiB'],
   ]
+  state = state_bytes(config)
+  parts = ', '.join(f'{name} {n / 2**30:,.1f}' for name, n in state.items())
+  whole = sum(state.values()) / 2**30
+  facts.append(['state, over all devices', f'{whole:,.1f} GiB ({parts})'])
   title = (
     f'{stage.name}: {stage.unet.design} U-Net at {size} pixels, text of '
     f'{config.text.max_length} x {config.text.embed_dim}'

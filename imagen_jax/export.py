@@ -1,4 +1,4 @@
-"""Exported stages: EMA weights as safetensors, config, manifest of hashes."""
+"""Exported stages: weights as safetensors, config, manifest of hashes."""
 
 import dataclasses
 import hashlib
@@ -14,12 +14,15 @@ from imagen_jax import sharding
 from imagen_jax import storage
 from imagen_jax.train import checkpoint
 from imagen_jax.train import digest
+from imagen_jax.train import posthoc
 from imagen_jax.train import state
 
 MANIFEST_FILE = 'manifest.json'
 CONFIG_FILE = 'config.json'
 # A file of weights is about this large: no host need hold all of a stage.
 SHARD_BYTES = 1 << 30
+# What --ema may be: part of a state, and its name in a manifest.
+_PARTS = {'average': ('ema_params', 'ema'), 'raw': ('params', 'raw')}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Stage:
     text: the config of the text encoder that it was trained with.
     text_identity: of that encoder (`text/identity.py`), which tells another
       one at the place that `text` names; None in an export before 0.1.0.
-    params: its network's EMA parameters, NumPy arrays in nested dicts.
+    params: its network's, averaged or raw, NumPy arrays in nested dicts.
     step: updates that made them.
   """
 
@@ -43,9 +46,14 @@ class Stage:
 
 
 def export_weights(
-  workdir: str, out: str, *, step: int | None = None, shard_bytes=SHARD_BYTES
+  workdir: str,
+  out: str,
+  *,
+  step: int | None = None,
+  ema: str = 'average',
+  shard_bytes=SHARD_BYTES,
 ) -> dict:
-  """Writes a checkpoint's EMA weights to the folder `out`.
+  """Writes weights of a checkpoint to the folder `out`.
 
   Arrays are read and written a file's worth at a time. The manifest comes
   last, so that an export that was cut short is not taken for a whole one.
@@ -54,6 +62,7 @@ def export_weights(
     workdir: of the run.
     out: a new folder, or one that holds an export, which is replaced.
     step: of the checkpoint; the newest where None.
+    ema: 'average' for the EMA weights, 'raw' for those that are trained.
     shard_bytes: about how large a file of weights becomes.
 
   Returns:
@@ -62,13 +71,8 @@ def export_weights(
   Raises:
     ValueError: where there is no such checkpoint, or it is damaged.
   """
-  storage.check_writable(out, '--out')
-  out = storage.Path(out)
-  if out.exists() and not (out / CONFIG_FILE).exists() and any(out.iterdir()):
-    raise ValueError(
-      f'--out {out} holds something else; accepted: a new folder, or one '
-      'with an export, which is replaced'
-    )
+  _check_out(out)
+  part, kind = _PARTS[ema]
   with checkpoint.Checkpointer(workdir, create=False) as checkpointer:
     steps = checkpointer.steps()
     step = step if step is not None else (steps[-1] if steps else None)
@@ -79,32 +83,112 @@ def export_weights(
         f'{", ".join(map(str, steps)) or "a workdir that has one"}'
       )
     said = checkpointer.said(step)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / MANIFEST_FILE).unlink(missing_ok=True)
-    # Next, as it marks the folder as one that an export may replace.
-    text = config_lib.to_json(said.config)
-    (out / CONFIG_FILE).write_text(text)
-    for old in out.glob('weights-*.safetensors'):
-      old.unlink()
-    files, digests = {}, {}
-    shards = _shards(checkpointer.ema_shapes(step), shard_bytes)
-    for number, names in enumerate(shards, 1):
-      arrays = checkpointer.restore_ema(step, names)
-      digests |= digest.of_arrays(arrays)
-      name = f'weights-{number:05d}-of-{len(shards):05d}.safetensors'
-      blob = safetensors.save(arrays)
-      (out / name).write_bytes(blob)
-      files[name] = {
-        'sha256': hashlib.sha256(blob).hexdigest(),
-        'bytes': len(blob),
-        'arrays': list(arrays),
-      }
-    said.check({'ema_params': digest.joined(digests)})
+    digests = {}
+
+    def read(names):
+      arrays = checkpointer.restore_some(step, part, names)
+      digests.update(digest.of_arrays(arrays))
+      return arrays
+
+    shapes = checkpointer.shapes(step, part)
+    text, files = _write_files(out, said, shapes, read, shard_bytes)
+    said.check({part: digest.joined(digests)})
+  return _write_manifest(out, said, text, files, {'weights': kind})
+
+
+def export_length(
+  workdir: str,
+  out: str,
+  *,
+  length: float,
+  step: int | None = None,
+  shard_bytes=SHARD_BYTES,
+) -> dict:
+  """Writes an average of any length, made of a run's snapshots.
+
+  Args:
+    workdir: of the run.
+    out: as of `export_weights`.
+    length: of the average; see `train/power_ema.py`.
+    step: of a snapshot, at which the average is taken; None is the newest.
+    shard_bytes: as of `export_weights`.
+
+  Returns:
+    The manifest.
+
+  Raises:
+    ValueError: where the length is none, there is no such snapshot, or one is
+      damaged.
+  """
+  if not 0 < length <= config_lib.LONGEST_EMA:
+    raise ValueError(
+      f'--ema-length is {length}; accepted: above 0, to '
+      f'{config_lib.LONGEST_EMA}, which weighs all of a run alike'
+    )
+  _check_out(out)
+  try:
+    with posthoc.Average(workdir, length, step) as average:
+      shapes, said = average.shapes(), average.said
+      text, files = _write_files(out, said, shapes, average.read, shard_bytes)
+      average.check()
+  except checkpoint.DamagedError as error:
+    folder = storage.Path(workdir) / checkpoint.SNAPSHOTS
+    raise ValueError(
+      f'{error}; it is a snapshot in {folder}; accepted: snapshots that are '
+      'sound, so remove this one to do without it'
+    ) from None
+  about = {
+    'weights': 'power average',
+    'ema_length': length,
+    'snapshots': average.num_snapshots,
+    'profile_error': average.error,
+  }
+  return _write_manifest(out, said, text, files, about)
+
+
+def _check_out(out):
+  """Raises ValueError where an export may not be written to the folder."""
+  storage.check_writable(out, '--out')
+  out = storage.Path(out)
+  if out.exists() and not (out / CONFIG_FILE).exists() and any(out.iterdir()):
+    raise ValueError(
+      f'--out {out} holds something else; accepted: a new folder, or one '
+      'with an export, which is replaced'
+    )
+
+
+def _write_files(out, said, shapes, read, shard_bytes):
+  """Writes config and weights; returns the config, and what the files are."""
+  out = storage.Path(out)
+  out.mkdir(parents=True, exist_ok=True)
+  (out / MANIFEST_FILE).unlink(missing_ok=True)
+  # Next, as it marks the folder as one that an export may replace.
+  text = config_lib.to_json(said.config)
+  (out / CONFIG_FILE).write_text(text)
+  for old in out.glob('weights-*.safetensors'):
+    old.unlink()
+  files = {}
+  shards = _shards(shapes, shard_bytes)
+  for number, names in enumerate(shards, 1):
+    arrays = read(names)
+    name = f'weights-{number:05d}-of-{len(shards):05d}.safetensors'
+    blob = safetensors.save(arrays)
+    (out / name).write_bytes(blob)
+    files[name] = {
+      'sha256': hashlib.sha256(blob).hexdigest(),
+      'bytes': len(blob),
+      'arrays': list(arrays),
+    }
+  return text, files
+
+
+def _write_manifest(out, said, text, files, about):
+  out = storage.Path(out)
   manifest = {
     'imagen_jax': imagen_jax.__version__,
     'stage': said.config.stage.name,
-    'step': step,
-    'weights': 'ema',
+    'step': said.step,
+    **about,
     'text_identity': said.identity,
     'config_sha256': hashlib.sha256(text.encode()).hexdigest(),
     'files': files,

@@ -159,7 +159,12 @@ def opt_shardings(tx, params, shardings, mesh):
   """
   whole = replicated(mesh)
 
+  # In the place of a parameter that a part of the optimiser leaves out.
+  is_left_out = lambda leaf: isinstance(leaf, optax.MaskedNode)
+
   def of_moment(leaf, sharding, param):
+    if is_left_out(leaf):
+      return leaf
     return sharding if leaf.shape == param.shape else whole
 
   return optax.tree_map_params(
@@ -169,6 +174,7 @@ def opt_shardings(tx, params, shardings, mesh):
     shardings,
     params,
     transform_non_params=lambda _: whole,
+    is_leaf=is_left_out,
   )
 
 
@@ -233,6 +239,13 @@ def local_rows(mesh, batch_size, layout=None) -> np.ndarray:
     )
   rows = np.arange(batch_size).reshape(shards, -1)
   return rows[_local_shards(mesh, layout)].ravel()
+
+
+def rows_place(mesh, layout: config.MeshConfig, count: int):
+  """Where `count` rows lie that every host has: split, if they divide."""
+  if count % num_batch_shards(mesh, layout):
+    return replicated(mesh)
+  return NamedSharding(mesh, batch_spec(layout))
 
 
 def put_batch(batch, mesh, layout=None):

@@ -11,6 +11,18 @@ _TAIL = 4 << 20
 # Lines of metrics that a rate is of, and columns of a curve.
 _RECENT, _COLUMNS = 10, 60
 _BARS = '▁▂▃▄▅▆▇█'
+# Of the last line, what is shown; those that it has.
+_SHOWN = (
+  'images_per_second',
+  'images_per_second_per_chip',
+  'images_seen',
+  'mfu',
+  'hbm_peak_gib',
+  'data_wait_share',
+  'save_wait_seconds',
+)
+# The least share of the time that is worth a word.
+_LEAST = 0.001
 # A run that has written nothing for so many of its intervals is not running.
 _SILENT = 5
 
@@ -174,17 +186,52 @@ def report(status: Status) -> str:
       f'      {first[1]:.4g} at step {first[0]:,} to {last[1]:.4g} at step '
       f'{last[0]:,}'
     )
-  names = ('images_per_second', 'data_wait_seconds', 'bad_records')
-  shown = [f'{n} {status.metrics[n]:.4g}' for n in names if n in status.metrics]
+  shown = [
+    f'{name} {status.metrics[name]:.4g}'
+    for name in _SHOWN
+    if name in status.metrics
+  ]
   if shown:
     lines.append(f'last line: {", ".join(shown)}')
-  for what, found in (
-    ('damaged checkpoints, set aside', status.damaged),
+  if 'goodput' in status.metrics:
+    lines.append(_goodput(status.metrics))
+  lines.append(f'faults: {", ".join(_faults(status)) or "none"}')
+  return '\n'.join(lines)
+
+
+def _goodput(metrics):
+  """The share of the time that was productive, and the largest losses."""
+  prefix = 'lost_seconds/'
+  lost = {
+    name.removeprefix(prefix): seconds
+    for name, seconds in metrics.items()
+    if name.startswith(prefix)
+  }
+  total = metrics['productive_seconds'] + sum(lost.values())
+  largest = sorted(lost, key=lost.get, reverse=True)
+  shares = [
+    f'{name} {lost[name] / total:.1%}'
+    for name in largest
+    if lost[name] > _LEAST * total
+  ]
+  text = f'goodput: {metrics["goodput"]:.1%} of {duration(total)}'
+  return f'{text}; lost: {", ".join(shares)}' if shares else text
+
+
+def _faults(status):
+  """What has gone wrong so far, in words."""
+  counted = [
+    ('resumes', int(status.metrics.get('resumes', 0))),
+    ('bad records', int(status.metrics.get('bad_records', 0))),
+  ]
+  found = [f'{name} {count:,}' for name, count in counted if count]
+  for what, names in (
+    ('damaged checkpoints', status.damaged),
     ('stacks of steps that did not end', status.stalls),
   ):
-    if found:
-      lines.append(f'{what}: {len(found)} ({", ".join(found[-3:])})')
-  return '\n'.join(lines)
+    if names:
+      found.append(f'{what} {len(names)} ({", ".join(names[-3:])})')
+  return found
 
 
 def duration(seconds: float) -> str:

@@ -35,6 +35,15 @@ class Batch:
   text: TextCond
   lowres: jax.Array | None = None
 
+  @classmethod
+  def of(cls, rows: dict) -> 'Batch':
+    """What a loader's dict has of it, as it is there."""
+    return cls(
+      image=rows['image'],
+      text=TextCond(rows['text_embed'], rows['text_mask']),
+      lowres=rows.get('lowres'),
+    )
+
 
 @struct.dataclass
 class Edit:

@@ -2,7 +2,9 @@
 # What launch/pod.sh has each host of a pod do; nobody else needs it.
 #
 #   setup          installs the tree that this file is part of
-#   start CMD...   starts a job, detached; refused while another one runs
+#   start [--restart N] CMD...
+#                  starts a job, detached; refused while another one runs. Where
+#                  it ends with a status that says so, it is run again, N times
 #   idle           fails while a job runs
 #   status         says in one line how the last job is doing
 #   follow         shows the log's end, and what comes
@@ -54,14 +56,36 @@ do_start() {
 }
 
 # The job itself, inside its session. The trap lets this shell outlive the
-# signal that ends its command, and tell how that went.
+# signal that ends its command, and tell how that went; after `stop`, which
+# signals this shell as well, nothing is run again.
 do_job() {
-  local status=0
-  trap : TERM
+  local restarts=0 status stopped=
+  if [[ ${1:-} == --restart ]]; then
+    restarts=$2
+    shift 2
+  fi
+  trap 'stopped=yes' TERM
   cd "$tree"
   export PATH="$tree/.venv/bin:$PATH"
-  "$@" || status=$?
+  while true; do
+    status=0
+    "$@" || status=$?
+    if [[ -n $stopped || $restarts == 0 ]] || ! worth_restarting "$status"; then
+      break
+    fi
+    restarts=$((restarts - 1))
+    echo "$self: ended with status $status; again, and then $restarts times more"
+    # Until the other hosts have seen that this one is gone.
+    sleep "${RESTART_SECONDS:-20}" || true
+    [[ -z $stopped ]] || break
+  done
   echo "$status" > "$job/exit"
+}
+
+# What docs/running.md lists: another host has died (75), this one was told to
+# stop (143) or was killed (134 to 139).
+worth_restarting() {
+  [[ $1 == 75 || $1 == 143 || ($1 -ge 134 && $1 -le 139) ]]
 }
 
 do_status() {

@@ -6,7 +6,9 @@
 #   create             asks for the pod, and returns; `status` tells of it
 #   push               installs the committed tree on every host
 #   run CMD ARGS...    starts one command on every host, and returns;
-#                      run --host N CMD ARGS... on host N alone
+#                      run --host N CMD ARGS... on host N alone;
+#                      run --restart N CMD ARGS... again, N times at most, where
+#                      a host was lost, preempted or killed
 #   status             the pod's state, and every host's: running, or its exit
 #   logs [N]           follows host N's log (0) until Ctrl-C; the job goes on
 #   stop               asks the job on every host to save and end (SIGTERM)
@@ -165,14 +167,20 @@ tar -xzf imagen_jax.tar.gz -C imagen_jax && $host_script setup"
 }
 
 do_run() {
-  local which=all
-  if [[ ${1:-} == --host ]]; then
-    which=$(host_number "${2:-}")
+  local which=all restart=()
+  while [[ ${1:-} == --host || ${1:-} == --restart ]]; do
+    if [[ $1 == --host ]]; then
+      which=$(host_number "${2:-}")
+    else
+      [[ ${2:-} =~ ^[0-9]+$ ]] \
+        || fail "--restart is '${2:-}'; accepted: 0, 1, ..."
+      restart=(--restart "$2")
+    fi
     shift $(($# < 2 ? $# : 2))
-  fi
+  done
   [[ $# -gt 0 ]] || fail 'run needs a command, such as: imagen-jax train ...'
   on_hosts "$which" "env$(typed "BUCKET=$BUCKET") $host_script start$(
-    typed "$@"
+    typed "${restart[@]}" "$@"
   )"
 }
 

@@ -15,6 +15,10 @@ from imagen_jax.train import state as state_lib
 _OF_THE_MACHINE = (
   'time',
   'images_per_second',
+  'images_per_second_per_chip',
+  'goodput',
+  'productive_seconds',
+  'resumes',
   'data_wait_seconds',
   'data_wait_share',
   'save_wait_seconds',
@@ -25,16 +29,41 @@ _OF_THE_MACHINE = (
 )
 
 
+# What is seen of weights now and then, which changes nothing of the run.
+_SEEN = ('eval_', 'sample_')
+
+
 def metrics(workdir):
-  """The lines of a run's metrics, without those of the machine."""
+  """The lines of a run's metrics, without those of the machine or `seen`."""
   lines = []
   for line in (workdir / 'metrics.jsonl').read_text().splitlines():
     values = json.loads(line)
     for name in _OF_THE_MACHINE:
       values.pop(name)
-    # Of each task, too.
-    lines.append({k: v for k, v in values.items() if 'records' not in k})
+    # Of each task, too, and each way to lose time.
+    lines.append(
+      {
+        k: v
+        for k, v in values.items()
+        if 'records' not in k
+        and not k.startswith('lost_seconds/')
+        and not k.startswith(_SEEN)
+      }
+    )
   return lines
+
+
+def seen(workdir):
+  """What a run has seen of its weights on held-out examples, by step."""
+  found = {}
+  for line in (workdir / 'metrics.jsonl').read_text().splitlines():
+    values = json.loads(line)
+    step = values['step']
+    values = {k: v for k, v in values.items() if k.startswith(_SEEN)}
+    if values:
+      assert step not in found
+      found[step] = values
+  return found
 
 
 def state(workdir, step):

@@ -180,7 +180,8 @@ def trained(tiny, tmp_path_factory):
   from imagen_jax.train import loop
 
   workdir = tmp_path_factory.mktemp('trained') / 'run'
-  cfg = config.override(config.load(tiny), ['train.sample_every=8'])
+  seen = ['sample_every=8', 'eval_every=4', 'num_eval_examples=12']
+  cfg = config.override(config.load(tiny), [f'train.{each}' for each in seen])
   assert loop.train(cfg, str(workdir)) == loop.Outcome(8, None)
   return workdir
 

@@ -151,6 +151,23 @@ def test_a_scan_is_counted_as_often_as_it_runs(found):
   assert one.parameters == other.parameters and one.forward == other.forward
 
 
+def test_bytes_of_the_state():
+  """Each average beside the parameters, and what the optimiser keeps."""
+  shapes = sharding.unbox(state.abstract_params(CONFIG))
+  num = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+  changes = ['optimizer.name=adam', 'train.ema_lengths=[0.05, 0.1]']
+  run = config.override(CONFIG, changes)
+  counts = 2 * 4
+  found = {'parameters': 4 * num, 'averages': 12 * num}
+  found['optimiser'] = 8 * num + counts
+  assert describe.state_bytes(run) == found
+  short = config.override(run, ['optimizer.moment_dtype=bfloat16'])
+  assert describe.state_bytes(short)['optimiser'] == 6 * num + counts
+  frozen = 'optimizer.rules=[{"path": "*kernel", "freeze": true}]'
+  frozen = config.override(run, [frozen])
+  assert describe.state_bytes(frozen)['optimiser'] < num
+
+
 CONFIG_FILE = """
 from imagen_jax import config
 UNET = config.UNetConfig(
@@ -188,6 +205,8 @@ def test_command_of_a_config(file, found, capsys, monkeypatch):
     'training step of 8',
     'of 8 images',
     'MiB',
+    'state, over all devices',
+    'averages 0.0, optimiser 0.0)',
   ):
     assert words in shown
   # What follows is about the paper's figure alone.

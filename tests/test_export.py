@@ -17,8 +17,8 @@ from imagen_jax.train import checkpoint
 
 def averages(workdir, step):
   with checkpoint.Checkpointer(workdir, create=False) as checkpointer:
-    names = list(checkpointer.ema_shapes(step))
-    return checkpointer.restore_ema(step, names)
+    names = list(checkpointer.shapes(step, 'ema_params'))
+    return checkpointer.restore_some(step, 'ema_params', names)
 
 
 @pytest.mark.parametrize('step', [None, 2])

@@ -29,6 +29,7 @@ FLOORS = {
   'imagen_jax.grid': 0,
   'imagen_jax.pictures': 0,
   'imagen_jax.presets': 0,
+  'imagen_jax.chips': 0,
   'imagen_jax.editing': 1,
   'imagen_jax.diffusion': 1,
   'imagen_jax.models': 1,
@@ -39,30 +40,51 @@ FLOORS = {
   'imagen_jax.prepare': 2,
   'imagen_jax.cascade': 2,
   'imagen_jax.train': 2,
+  'imagen_jax.train.guard': 2,
+  'imagen_jax.train.keeping': 2,
+  'imagen_jax.train.maintenance': 2,
+  'imagen_jax.train.passing': 2,
   'imagen_jax.train.state': 2,
   'imagen_jax.train.alike': 2,
   'imagen_jax.train.optimizer': 2,
   'imagen_jax.train.metrics': 2,
+  'imagen_jax.train.lines': 2,
   'imagen_jax.train.mirror': 2,
+  'imagen_jax.train.wandb_log': 2,
+  'imagen_jax.train.hosts': 2,
+  'imagen_jax.train.memory': 2,
+  'imagen_jax.train.goodput': 2,
+  'imagen_jax.train.norms': 2,
   'imagen_jax.train.reading': 2,
   'imagen_jax.train.skipped': 2,
   'imagen_jax.train.checkpoint': 2,
   'imagen_jax.train.stopping': 2,
   'imagen_jax.train.digest': 1,
+  'imagen_jax.train.power_ema': 1,
+  'imagen_jax.train.posthoc': 2,
+  'imagen_jax.train.snapshots': 3,
   'imagen_jax.train.profile': 2,
   'imagen_jax.train.watchdog': 2,
   'imagen_jax.train.resume': 3,
+  'imagen_jax.train.start': 3,
+  'imagen_jax.train.opening': 3,
+  'imagen_jax.train.exhausted': 3,
   'imagen_jax.train.saving': 3,
   'imagen_jax.status': 1,
   'imagen_jax.train.waits': 2,
   'imagen_jax.train.reports': 3,
   'imagen_jax.train.step': 3,
+  'imagen_jax.train.mfu': 3,
   'imagen_jax.train.executable': 3,
   'imagen_jax.train.samples': 3,
+  'imagen_jax.train.colours': 1,
+  'imagen_jax.evaluate': 3,
   'imagen_jax.export': 3,
   'imagen_jax.flops': 0,
   'imagen_jax.describe': 4,
   'imagen_jax.precompile': 4,
+  'imagen_jax.train.lowres': 4,
+  'imagen_jax.train.views': 4,
   'imagen_jax.train.loop': 4,
   'imagen_jax.sampling_settings': 1,
   'imagen_jax.generate': 4,
@@ -79,8 +101,9 @@ ONLY = {
   'tensorflow_datasets': ('imagen_jax.data', 'imagen_jax.synthetic.build'),
   'seqio': ('imagen_jax.data',),
   'flax.linen': ('imagen_jax.models', 'imagen_jax.sharding'),
-  'orbax': ('imagen_jax.train.checkpoint',),
+  'orbax': ('imagen_jax.train.checkpoint', 'imagen_jax.train.keeping'),
   'tensorboard': ('imagen_jax.train.metrics',),
+  'wandb': ('imagen_jax.train.wandb_log',),
   'resvg_py': ('imagen_jax.synthetic',),
   # One layer of files, set up in one place, before anything else uses it.
   'etils': ('imagen_jax.storage',),
@@ -237,7 +260,7 @@ def test_every_import_is_declared(repo):
   settings = configparser.ConfigParser()
   settings.read(repo / 'setup.cfg')
   texts = [settings['options']['install_requires']]
-  for extra in ('quickstart', 'beam'):
+  for extra in ('quickstart', 'beam', 'wandb'):
     texts.append(settings['options.extras_require'][extra])
   declared = {
     utils.canonicalize_name(requirements.Requirement(line).name)
@@ -249,6 +272,7 @@ def test_every_import_is_declared(repo):
   packages = importlib.metadata.packages_distributions()
   # It may not be here: nothing else can be told then of whose it is.
   packages.setdefault('apache_beam', ['apache-beam'])
+  packages.setdefault('wandb', ['wandb'])
   for name, path in modules():
     for imported in imports(path.read_text()):
       top = imported.split('.')[0]

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import shutil
+import time
 
 import pytest
 
@@ -48,7 +50,7 @@ def test_a_run_that_goes_on(workdir):
     'checkpoints: 100, 200; newest 100 s ago',
     f'loss: █{lines[2][7:]}',
     '      30 at step 10 to 1 at step 300',
-    'last line: bad_records 2',
+    'faults: bad records 2',
   ]
   assert len(lines[2]) == len('loss: ') + 30
   assert lines[2].endswith('▁')
@@ -70,9 +72,38 @@ def test_what_went_wrong_is_told(workdir):
     (workdir / 'stacks' / f'{host}.txt').write_text('')
   text = status.report(status.read(str(workdir), NOW))
   assert text.endswith(
-    'damaged checkpoints, set aside: 1 (200)\n'
-    'stacks of steps that did not end: 2 (0.txt, 1.txt)'
+    'faults: bad records 2, damaged checkpoints 1 (200), '
+    'stacks of steps that did not end 2 (0.txt, 1.txt)'
   )
+
+
+def test_where_the_time_went_is_told(workdir):
+  line = {
+    'step': 310,
+    'time': NOW,
+    'loss': 1.0,
+    'images_per_second': 1024.0,
+    'images_per_second_per_chip': 4.0,
+    'mfu': 0.4321,
+    'hbm_peak_gib': 30.5,
+    'goodput': 0.75,
+    'productive_seconds': 7500.0,
+    'lost_seconds/compile': 500.0,
+    'lost_seconds/between': 1999.0,
+    'lost_seconds/data': 1.0,
+    'lost_seconds/save': 0.0,
+    'resumes': 3,
+  }
+  with (workdir / 'metrics.jsonl').open('w') as file:
+    file.write(json.dumps(line) + '\n')
+  assert status.report(status.read(str(workdir), NOW)).splitlines()[-3:] == [
+    (
+      'last line: images_per_second 1024, images_per_second_per_chip 4, '
+      'mfu 0.4321, hbm_peak_gib 30.5'
+    ),
+    'goodput: 75.0% of 2 h 46 min; lost: between 20.0%, compile 5.0%',
+    'faults: resumes 3',
+  ]
 
 
 def test_a_run_that_has_just_begun(workdir):
@@ -80,7 +111,8 @@ def test_a_run_that_has_just_begun(workdir):
   shutil.rmtree(workdir / 'checkpoints')
   text = status.report(status.read(str(workdir), NOW))
   assert text == (
-    'base64: step 0 of 1,000 (0.0%), no metrics yet\ncheckpoints: none'
+    'base64: step 0 of 1,000 (0.0%), no metrics yet\ncheckpoints: none\n'
+    'faults: none'
   )
 
 
@@ -137,9 +169,31 @@ def test_the_command(workdir, capsys, tmp_path):
   assert '--watch is 0.0; accepted: seconds above' in capsys.readouterr().err
 
 
+def test_it_is_printed_anew_until_ctrl_c(workdir, capsys, monkeypatch):
+  slept = []
+
+  def sleep(seconds):
+    slept.append(seconds)
+    with (workdir / 'metrics.jsonl').open('a') as file:
+      file.write('ss": 1}\n' + json.dumps({'step': 320, 'time': NOW}) + '\n')
+    if len(slept) >= 2:
+      raise KeyboardInterrupt
+
+  monkeypatch.setattr(time, 'sleep', sleep)
+  assert main.main(['status', str(workdir), '--watch']) == 0
+  out = capsys.readouterr().out
+  assert slept == [10, 10]
+  assert 'step 300 of 1,000' in out and 'step 320 of 1,000' in out
+  assert main.main(['status', str(workdir), '--watch', '3']) == 0
+  assert slept[2:] == [3]
+
+
 def test_a_real_run(trained, capsys):
   assert main.main(['status', str(trained)]) == 0
   out = capsys.readouterr().out
   assert out.startswith('tiny16: step 8 of 8 (100.0%), finished\n')
   assert 'checkpoints: 4, 8; newest' in out
   assert 'loss: ' in out
+  assert 'images_seen 64' in out
+  assert re.search(r'\ngoodput: [\d.]+% of .*; lost: .*compile', out)
+  assert 'faults: none' in out

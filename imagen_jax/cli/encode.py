@@ -75,6 +75,7 @@ def main(args: argparse.Namespace) -> int:
     coordinator=args.coordinator,
     num_processes=args.num_processes,
     process_id=args.process_id,
+    dead_after=args.dead_after,
   )
   # A wrong checkpoint is told before the captions are read, which takes longer.
   from imagen_jax.text import identity as identity_lib
@@ -82,7 +83,8 @@ def main(args: argparse.Namespace) -> int:
   identity = identity_lib.of(config.text)
   from imagen_jax.data import tasks
 
-  _encode(args, config, tasks.captions(config), identity)
+  with devices.together():
+    _encode(args, config, tasks.captions(config), identity)
   return 0
 
 

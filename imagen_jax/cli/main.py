@@ -15,11 +15,10 @@ import argparse
 import difflib
 import importlib
 import os
-import pathlib
 import sys
-import traceback
 
 import imagen_jax
+from imagen_jax.cli import mistakes
 
 COMMANDS = {
   'data': 'build a dataset, index shards, or look into either',
@@ -34,10 +33,9 @@ COMMANDS = {
   'score': 'check sampled pictures against their captions',
 }
 
-# Set to anything, it is `--traceback`, for programs that call this one.
-TRACEBACK_VARIABLE = 'IMAGEN_JAX_TRACEBACK'
+# For programs that call this one.
+TRACEBACK_VARIABLE = mistakes.TRACEBACK_VARIABLE
 
-_PACKAGE = str(pathlib.Path(imagen_jax.__file__).parent)
 _INTERRUPTED = 128 + 2  # What a shell reports for SIGINT,
 _BROKEN_PIPE = 128 + 13  # and for SIGPIPE.
 
@@ -74,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return _BROKEN_PIPE
   except (ValueError, OSError) as error:
-    message = _users_mistake(error)
+    message = mistakes.told(error)
     if message is None or args.traceback or os.environ.get(TRACEBACK_VARIABLE):
       raise
     return _refuse(message)
@@ -114,19 +112,6 @@ def _parser(name, command):
         help=traceback_help,
       )
   return parser
-
-
-def _users_mistake(error):
-  """Returns what to tell the person, or None where the mistake is ours."""
-  if isinstance(error, OSError):
-    if error.filename is None:
-      return None
-    return f'{error.filename}: {error.strerror or error}'
-  # Our own refusals are written for the person who reads them; a ValueError
-  # out of a library, or out of Python, says too little without its place.
-  frame, _ = list(traceback.walk_tb(error.__traceback__))[-1]
-  ours = frame.f_code.co_filename.startswith(_PACKAGE + os.sep)
-  return ' '.join(str(error).split()) if ours else None
 
 
 def _refuse(message):

@@ -6,6 +6,8 @@ import time
 
 HELP = 'print where a run stands'
 
+# Between two looks at a run.
+_SECONDS = 10.0
 _CLEAR = '\x1b[2J\x1b[H'
 
 
@@ -15,8 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser):
   parser.add_argument(
     '--watch',
     type=float,
+    nargs='?',
+    const=_SECONDS,
     metavar='SECONDS',
-    help='print it anew every so many seconds, until Ctrl-C',
+    help=f'print it anew every so many seconds ({_SECONDS:g}), until Ctrl-C; '
+    'to stand behind WORKDIR',
   )
 
 
@@ -26,13 +31,13 @@ def main(args: argparse.Namespace) -> int:
 
   if args.watch is not None and not args.watch > 0:
     raise ValueError(f'--watch is {args.watch}; accepted: seconds above 0')
-  while True:
-    text = status.report(status.read(args.workdir))
-    if args.watch is None:
-      print(text)
-      return 0
-    print((_CLEAR if sys.stdout.isatty() else '') + text, flush=True)
-    try:
+  if args.watch is None:
+    print(status.report(status.read(args.workdir)))
+    return 0
+  try:
+    while True:
+      text = status.report(status.read(args.workdir))
+      print((_CLEAR if sys.stdout.isatty() else '') + text, flush=True)
       time.sleep(args.watch)
-    except KeyboardInterrupt:
-      return 0
+  except KeyboardInterrupt:
+    return 0

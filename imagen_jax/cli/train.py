@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import sys
+import time
 
 from imagen_jax.cli import devices
 
@@ -13,8 +14,8 @@ HELP = 'train one stage, or resume it'
 _EPILOG = """\
 A workdir that holds a checkpoint is resumed from it. Ctrl-C and SIGTERM finish
 the step, save, and say how to go on. The workdir gets checkpoints/,
-metrics.jsonl, tensorboard/, samples/, skipped/ and config.json; `imagen-jax
-status DIR` says where the run stands.
+metrics.jsonl, goodput.jsonl, tensorboard/, samples/, skipped/ and config.json;
+`imagen-jax status DIR` says where the run stands.
 
 On the hosts of a TPU pod, start the same command on each: they find each
 other. Elsewhere, say who is who with --coordinator, --num-processes and
@@ -62,6 +63,18 @@ def add_arguments(parser: argparse.ArgumentParser):
     help='the step that `imagen-jax precompile --save FILE` compiled for this '
     'run; local, or gs://...; it is code: take none from strangers',
   )
+  parser.add_argument(
+    '--maintenance',
+    action='store_true',
+    help='on Compute Engine: stop in good order, as by SIGTERM, where its '
+    'metadata server says that a host will be taken away',
+  )
+  parser.add_argument(
+    '--wandb',
+    metavar='PROJECT',
+    help='hand the metrics to this project at Weights & Biases, too; with '
+    'WANDB_MODE=offline, to files that `wandb sync` sends',
+  )
   devices.add_arguments(parser)
 
 
@@ -69,6 +82,7 @@ def main(args: argparse.Namespace) -> int:
   """Runs the command; returns its exit status."""
   from imagen_jax import config as config_lib
 
+  begun = time.time()
   config = config_lib.override(config_lib.load(args.config), args.set)
   if not config.text.store and not config.text.online:
     raise ValueError(
@@ -76,24 +90,31 @@ def main(args: argparse.Namespace) -> int:
       'wrote (--set text.store=DIR), or --set text.online=true'
     )
   steps = _profile_steps(args.profile_steps)
+  if args.wandb == '':
+    raise ValueError("--wandb is ''; accepted: the name of a project")
   devices.start(
     config.mesh.simulated_devices,
     coordinator=args.coordinator,
     num_processes=args.num_processes,
     process_id=args.process_id,
+    dead_after=args.dead_after,
   )
   import jax
 
   from imagen_jax.train import loop
 
   try:
-    outcome = loop.train(
-      config,
-      args.workdir,
-      allow_config_change=args.allow_config_change,
-      profile_steps=steps,
-      executable=args.executable,
-    )
+    with devices.together():
+      outcome = loop.train(
+        config,
+        args.workdir,
+        allow_config_change=args.allow_config_change,
+        profile_steps=steps,
+        executable=args.executable,
+        maintenance=args.maintenance,
+        wandb=args.wandb,
+        begun=begun,
+      )
   except FloatingPointError as error:
     print(f'imagen-jax: {error}', file=sys.stderr)
     return 1

@@ -6,6 +6,8 @@ opens no dataset and imports nothing but the standard library.
 
 from imagen_jax.config.diffusion import DiffusionConfig
 from imagen_jax.config.files import load
+from imagen_jax.config.guard import GuardConfig
+from imagen_jax.config.guard import KeepConfig
 from imagen_jax.config.inputs import DataConfig
 from imagen_jax.config.inputs import FilterConfig
 from imagen_jax.config.inputs import TaskConfig
@@ -14,8 +16,10 @@ from imagen_jax.config.json_form import from_json
 from imagen_jax.config.json_form import to_json
 from imagen_jax.config.network import UNetConfig
 from imagen_jax.config.overrides import override
+from imagen_jax.config.run import LONGEST_EMA
 from imagen_jax.config.run import MeshConfig
 from imagen_jax.config.run import OptimizerConfig
+from imagen_jax.config.run import ParameterRule
 from imagen_jax.config.run import TrainConfig
 from imagen_jax.config.sampling import SampleConfig
 from imagen_jax.config.schema import RUNTIME_FIELDS
@@ -28,8 +32,12 @@ __all__ = [
   'DataConfig',
   'DiffusionConfig',
   'FilterConfig',
+  'GuardConfig',
+  'KeepConfig',
+  'LONGEST_EMA',
   'MeshConfig',
   'OptimizerConfig',
+  'ParameterRule',
   'RUNTIME_FIELDS',
   'SampleConfig',
   'StageConfig',

@@ -74,12 +74,12 @@ def _apply_tasks(tasks, tree, prefix):
 
 
 def _suggest(name, accepted, prefix):
-  near = difflib.get_close_matches(name, accepted, n=1, cutoff=0.5)
-  if near:
-    return f'did you mean {prefix}{near[0]}?'
   elsewhere = [path for path in _paths(Config) if path.split('.')[-1] == name]
   if elsewhere:
     return f'did you mean {" or ".join(elsewhere)}?'
+  near = difflib.get_close_matches(name, accepted, n=1, cutoff=0.5)
+  if near:
+    return f'did you mean {prefix}{near[0]}?'
   return f'accepted: {", ".join(prefix + a for a in accepted)}'
 
 
@@ -104,7 +104,10 @@ def _parse(path, text, hint):
     return text
   try:
     return json_form.convert(value, hint)
-  except (TypeError, ValueError):
+  except ValueError as error:
+    # Of a dataclass in it, which says what is wrong.
+    raise ValueError(f'--set {path}: {error}') from None
+  except TypeError:
     shown = getattr(hint, '__name__', None)
     shown = shown if hint in (int, float, bool) else str(hint)
     raise ValueError(f'--set {path}={text}: accepted: {shown}') from None

@@ -3,6 +3,8 @@
 import dataclasses
 import fnmatch
 
+from imagen_jax.config.guard import GuardConfig
+from imagen_jax.config.guard import KeepConfig
 from imagen_jax.config.inputs import DataConfig
 from imagen_jax.config.inputs import TextConfig
 from imagen_jax.config.run import MeshConfig
@@ -21,6 +23,8 @@ class Config:
   optimizer: OptimizerConfig = OptimizerConfig()
   mesh: MeshConfig = MeshConfig()
   train: TrainConfig = TrainConfig()
+  guard: GuardConfig = GuardConfig()
+  keep: KeepConfig = KeepConfig()
 
 
 # Fields, as patterns, that change how a run is watched, where it runs or where
@@ -40,11 +44,22 @@ RUNTIME_FIELDS = (
   'data.tasks.*.index',
   'train.microbatches',
   'train.log_every',
+  'train.module_norms',
   'train.checkpoint_every',
   'train.keep_checkpoints',
+  'train.ema_snapshot_every',
+  'train.ema_snapshot_dtype',
   'train.stall_factor',
   'train.sample_every',
   'train.num_samples',
+  # A run has met no bad step yet that it went on after, or does so again.
+  'guard.*',
+  'keep.*',
+  'train.sample_lowres',
+  'train.eval_every',
+  'train.num_eval_examples',
+  'train.eval_logsnr',
+  'train.eval_aug_level',
 )
 
 

@@ -30,8 +30,9 @@ class Loader:
 
   A batch is a dict of host-local numpy arrays: `image`, float32 [b, S, S, 3]
   in [-1, 1]; `lowres` for a stage that has one; `text_embed` [b, L, D] and
-  `text_mask`, bool [b, L], where there is a store; `slot`, int64 [b]; and two
-  lists of strings, `caption` and `key`.
+  `text_mask`, bool [b, L], where there is a store; `slot`, int64 [b]; `place`,
+  float64 [b, 2], where random crops lie (`order.places`); and lists of strings,
+  `caption`, `key` and `task`.
 
   Use it as a context manager, or call `close`.
 
@@ -109,7 +110,9 @@ class Loader:
         self._check_slots(step, batch['slot'])
         for name in ('caption', 'key'):
           batch[name] = [text.decode() for text in batch[name]]
-        batch.pop('seed', None)
+        names = self._plan.order.names
+        batch['task'] = [names[n] for n in self._plan.tasks(step)]
+        batch['place'] = order_lib.places(batch.pop('seed'))
         for name in {'image', 'lowres'} & batch.keys():
           batch[name] = squares_lib.floats(batch[name])
         if self._store is not None:

@@ -1,6 +1,7 @@
 """The two U-Nets of the paper: the base stage's, and the Efficient U-Net."""
 
 import functools
+import re
 
 from flax import linen as nn
 import jax
@@ -9,6 +10,12 @@ import jax.numpy as jnp
 from imagen_jax import config
 from imagen_jax.models import layers
 from imagen_jax.models import repeats
+
+
+def module_of(name: str) -> str:
+  """The module that a part of the network is reported as: its level."""
+  match = re.match(r'((?:down|up)\d+|mid)_', name)
+  return match[1] if match else name
 
 
 class UNet(nn.Module):

@@ -12,6 +12,7 @@ from imagen_jax import flops
 from imagen_jax import sharding
 from imagen_jax.precompile import topology as topology_lib
 from imagen_jax.train import executable
+from imagen_jax.train import mfu
 from imagen_jax.train import optimizer
 from imagen_jax.train import state as state_lib
 from imagen_jax.train import step as step_lib
@@ -115,7 +116,7 @@ def compile_step(
   state = state_lib.abstract_state(config, tx, shardings)
   facts = {
     'mesh': dict(mesh.shape),
-    'flops': model_flops(config) * size / len(devices),
+    'flops': mfu.model_flops(config) * size / len(devices),
     'whole': sharding.whole_copies(state, mesh),
   }
   given = state, step_lib.abstract_batch(config, mesh)
@@ -216,21 +217,3 @@ def largest_kept(
 
 def _bytes(amount, unit):
   return round(float(amount) * _UNITS[unit])
-
-
-def model_flops(config: config_lib.Config) -> int:
-  """Operations of the products of one image's training step.
-
-  What rematerialisation does again is not counted.
-  """
-  stage = config.stage
-  unet = dataclasses.replace(stage.unet, remat=False, scan=(False,))
-  stage = dataclasses.replace(stage, unet=unet)
-  plain = dataclasses.replace(config, stage=stage)
-  keys = step_lib.step_keys(0, 0)
-  loss = lambda params, batch: step_lib.loss_fn(params, batch, keys, plain)[0]
-  params = sharding.unbox(state_lib.abstract_params(plain))
-  jaxpr = jax.make_jaxpr(jax.grad(loss))(
-    params, state_lib.abstract_batch(plain, 1)
-  )
-  return flops.products(jaxpr.jaxpr).total()

@@ -170,8 +170,3 @@ def dearest(
 def images_per_second(batch_size: int, seconds: float, num_devices: int):
   """Images a second on each device."""
   return batch_size / seconds / num_devices
-
-
-def mfu(flops: float, seconds: float, chip: topology_lib.Chip) -> float:
-  """Share of the chip's peak that `flops` a device in `seconds` are."""
-  return flops / seconds / chip.peak_flops

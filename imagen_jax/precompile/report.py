@@ -11,6 +11,7 @@ from imagen_jax.precompile import compile as compile_lib
 from imagen_jax.precompile import hlo
 from imagen_jax.precompile import model
 from imagen_jax.precompile import topology as topology_lib
+from imagen_jax.train import mfu as mfu_lib
 
 # A leaf that every device holds whole is worth a word from here on.
 _LARGE = 2**20
@@ -75,7 +76,7 @@ def figures(
     'mid_collectives_exposed': time.exposed,
     'mid_collectives_overlapped': time.overlapped,
   }
-  of = lambda seconds: model.mfu(compiled.flops, seconds, chip)
+  of = lambda seconds: mfu_lib.mfu(compiled.flops, seconds, chip)
   found['mfu'] = {'opt': of(opt), 'mid': of(mid), 'pess': of(pess)}
   found['images_per_second_per_device'] = model.images_per_second(
     size, mid, devices

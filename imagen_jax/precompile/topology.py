@@ -1,4 +1,4 @@
-"""TPU topologies by name: what a chip can do, and its devices without a TPU.
+"""TPU topologies by name, and their devices without a TPU.
 
 PyPI's `libtpu` describes and compiles for any of its topologies on a machine
 that has no TPU and no network. It takes a lock of the machine: one process at
@@ -15,46 +15,7 @@ import re
 import jax
 from jax.experimental import topologies
 
-_GIB = 2**30
-
-
-@dataclasses.dataclass(frozen=True)
-class Chip:
-  """What one JAX device of a kind can do, by its maker's published figures.
-
-  Attributes:
-    peak_flops: bfloat16 operations a second.
-    hbm_bytes: of memory.
-    hbm_bandwidth: bytes a second of that memory.
-    ici_bandwidth: bytes a second to the other chips, one way, all links.
-    dcn_bandwidth: bytes a second to other slices, one way: a host's network
-      card, shared by its devices.
-    clock: cycles a second, in which the compiler's estimates are.
-    dimensions: of its torus.
-    config_name: that libtpu knows the device by; None for its own default.
-  """
-
-  peak_flops: float
-  hbm_bytes: int
-  hbm_bandwidth: float
-  ici_bandwidth: float
-  dcn_bandwidth: float
-  clock: float
-  dimensions: int
-  config_name: str | None = None
-
-
-# A device of v4 is a chip, whose two cores work as one ('megacore'); of tpu7x
-# it is one of a chip's two cores. The clocks of v6e and tpu7x are inferred from
-# their peaks. A host of four chips is taken to have a card of 200 Gbit/s, one
-# of eight devices 400.
-CHIPS = {
-  'v4': Chip(275e12, 32 * _GIB, 1.228e12, 270e9, 6.25e9, 1.05e9, 3, 'megacore'),
-  'v5e': Chip(197e12, 16 * _GIB, 0.819e12, 200e9, 6.25e9, 1.5e9, 2),
-  'v5p': Chip(459e12, 95 * _GIB, 2.765e12, 600e9, 6.25e9, 1.75e9, 3),
-  'v6e': Chip(918e12, 32 * _GIB, 1.638e12, 400e9, 6.25e9, 1.75e9, 2),
-  'tpu7x': Chip(1153.5e12, 96 * _GIB, 3.69e12, 300e9, 6.25e9, 2.2e9, 3),
-}
+from imagen_jax import chips
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +23,7 @@ class Topology:
   """A kind of chip, the torus that they make, and how many of those.
 
   Attributes:
-    kind: of `CHIPS`.
+    kind: of `chips.CHIPS`.
     shape: chips along each axis of the torus.
     slices: tori, joined by the data centre's network.
   """
@@ -72,9 +33,9 @@ class Topology:
   slices: int = 1
 
   @property
-  def chip(self) -> Chip:
+  def chip(self) -> chips.Chip:
     """What one device can do."""
-    return CHIPS[self.kind]
+    return chips.CHIPS[self.kind]
 
   @property
   def name(self) -> str:
@@ -89,14 +50,14 @@ def parse(name: str, slices: int = 1) -> Topology:
     ValueError: where there is no such chip, or it makes no such torus.
   """
   kind, colon, sizes = name.partition(':')
-  if kind not in CHIPS:
-    near = difflib.get_close_matches(kind, CHIPS, n=1, cutoff=0.5)
+  if kind not in chips.CHIPS:
+    near = difflib.get_close_matches(kind, chips.CHIPS, n=1, cutoff=0.5)
     hint = f'; did you mean {near[0]}?' if near else ''
     raise ValueError(
       f'--topology is {name!r}{hint}; accepted: KIND:SIZES with a kind of '
-      + ', '.join(CHIPS)
+      + ', '.join(chips.CHIPS)
     )
-  dimensions = CHIPS[kind].dimensions
+  dimensions = chips.CHIPS[kind].dimensions
   example = 'x'.join(['4'] * dimensions)
   if not (
     colon

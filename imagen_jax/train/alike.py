@@ -31,6 +31,12 @@ def norm(tree):
   return jnp.sqrt(sum(squares))
 
 
+def squares(leaves, kind):
+  """Each leaf's sum of squares, of those of one kind, float32 [n]."""
+  each = jnp.square(_stack(leaves, kind))
+  return jnp.sum(each, axis=range(1, each.ndim), dtype=jnp.float32)
+
+
 def clip(max_norm: float) -> optax.GradientTransformation:
   """Optax's clipping by global norm, whose state is nothing either."""
 

@@ -5,6 +5,7 @@ which the config does not say, as it names a place and not what lies there; and
 digests of all that is saved, by which damage is told when it is read.
 """
 
+import collections
 import dataclasses
 import pathlib
 
@@ -16,6 +17,7 @@ import orbax.checkpoint as ocp
 from imagen_jax import config
 from imagen_jax import storage
 from imagen_jax.train import digest
+from imagen_jax.train import keeping
 from imagen_jax.train import state as state_lib
 
 _SLICE_BYTES = 1 << 20
@@ -23,8 +25,9 @@ _SLICE_BYTES = 1 << 20
 # Letters of what others say of a damaged file; they say more.
 _TOLD = 300
 
-# Where checkpoints that are damaged are put, in the workdir.
-DAMAGED = 'damaged'
+# Folders of a workdir: of its checkpoints, of snapshots of its averages, and of
+# checkpoints that are damaged.
+CHECKPOINTS, SNAPSHOTS, DAMAGED = 'checkpoints', 'ema', 'damaged'
 
 # What TensorStore and the system say where nothing is known of what lies there.
 _UNKNOWN = (
@@ -71,7 +74,7 @@ class Said:
 
 
 class Checkpointer:
-  """Checkpoints of one run, in `WORKDIR/checkpoints`.
+  """Checkpoints of one run, in a folder of its workdir.
 
   A save is asynchronous: it copies the shards to host memory and returns; a
   checkpoint appears under its final name once all of it is written. Use as a
@@ -79,12 +82,18 @@ class Checkpointer:
 
   Args:
     workdir: of the run; local or a bucket.
-    keep: how many checkpoints are kept; None keeps all.
+    config: says which checkpoints are kept; None keeps all.
     create: make the workdir where there is none.
+    folder: of the checkpoints, in the workdir.
   """
 
   def __init__(
-    self, workdir: str, *, keep: int | None = None, create: bool = True
+    self,
+    workdir: str,
+    *,
+    config: config.Config | None = None,
+    create: bool = True,
+    folder: str = CHECKPOINTS,
   ):
     # Orbax asks for absolute paths, which buckets have anyway.
     storage.check_bucket(workdir, '--workdir')
@@ -92,9 +101,15 @@ class Checkpointer:
     if not storage.is_bucket(workdir):
       self._workdir = storage.Path(pathlib.Path(workdir).absolute())
     self._manager = ocp.CheckpointManager(
-      self._workdir / 'checkpoints',
+      self._workdir / folder,
       options=ocp.CheckpointManagerOptions(
-        max_to_keep=keep, enable_async_checkpointing=True, create=create
+        enable_async_checkpointing=True,
+        create=create,
+        # Hosts that save to two folders at once do not mix the two up.
+        multiprocessing_options=ocp.options.MultiprocessingOptions(
+          barrier_sync_key_prefix=None if folder == CHECKPOINTS else folder
+        ),
+        **keeping.options(config),
       ),
       item_handlers={
         'state': _state_handler(),
@@ -133,8 +148,9 @@ class Checkpointer:
     """Starts to save a state at its step.
 
     Args:
-      state: of the run.
-      data: the loader's position.
+      state: of the run; its `watch` is not saved, but with `data`.
+      data: the position in the data, and 'judged', the metric by which the
+        checkpoint is one of the best, or None.
       cfg: the run's config.
       identity: of its text encoder.
     """
@@ -148,8 +164,9 @@ class Checkpointer:
       # When to save is the loop's business. Unforced, Orbax may leave a save
       # out without a word, as where the step is not after the newest one.
       force=True,
+      metrics=data.get('judged'),
       args=ocp.args.Composite(
-        state=ocp.args.PyTreeSave(state),
+        state=ocp.args.PyTreeSave(_parts(state)),
         data=ocp.args.JsonSave(data),
         config=ocp.args.JsonSave({**said, 'digest': digest.of_json(said)}),
       ),
@@ -171,6 +188,18 @@ class Checkpointer:
     multihost_utils.sync_global_devices(f'imagen_jax_discard_{step}')
     self._manager.reload()
 
+  def look(self):
+    """Looks which checkpoints there are, on all hosts, while none is saved.
+
+    Hosts may differ in what they take for kept, by the time that they have.
+    """
+    multihost_utils.sync_global_devices('imagen_jax_look')
+    self._manager.reload()
+
+  def drop(self, step: int):
+    """Removes a checkpoint; to be called on all hosts."""
+    self._manager.delete(step)
+
   def restore(self, step: int, abstract: state_lib.TrainState):
     """The state in the shardings of `abstract`, and the loader's position.
 
@@ -181,17 +210,27 @@ class Checkpointer:
       DamagedError: where it cannot be read, on this host.
       ValueError: where storage does not say what there is.
     """
+    parts = _parts(abstract)
     args = ocp.args.PyTreeRestore(
-      abstract,
-      restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+      parts, restore_args=ocp.checkpoint_utils.construct_restore_args(parts)
     )
     restored = self._read(step, 'state', _state_handler(), args)
     data = self._read_json(step, 'data')
     # Orbax may place a scalar on one device; a step wants the whole mesh.
     state = jax.tree.map(
-      lambda x, a: jax.device_put(x, a.sharding), restored, abstract
+      lambda x, a: jax.device_put(x, a.sharding), restored, parts
     )
-    return state, data
+    return abstract.replace(**state), data
+
+  def cut(self, step: int):
+    """Removes what is of later steps; to be called on all hosts."""
+    if jax.process_index() == 0:
+      for late in self.steps():
+        if late > step:
+          (self._manager.directory / str(late)).rmtree()
+    # Before any host lists them, so that all know of the same.
+    multihost_utils.sync_global_devices(f'imagen_jax_cut_{step}')
+    self._manager.reload()
 
   def set_aside(self, step: int) -> str:
     """Moves a checkpoint to `WORKDIR/damaged`; returns where it is now.
@@ -251,16 +290,18 @@ class Checkpointer:
         f'checkpoint {step}: {item} cannot be read ({reason(error)})'
       ) from error
 
-  def ema_shapes(self, step: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shape and type of each EMA parameter of `step`, by 'a/b' name."""
-    metadata = self._manager.item_metadata(step).state['ema_params']
+  def shapes(self, step: int, part: str) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shape and type of each array of a part of the state, by 'a/b' name."""
+    metadata = self._manager.item_metadata(step).state[part]
     return {
       _name(path): jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
       for path, leaf in jax.tree.leaves_with_path(metadata)
     }
 
-  def restore_ema(self, step: int, names: list[str]) -> dict[str, np.ndarray]:
-    """Some EMA parameters of `step`, on this host; reads nothing else."""
+  def restore_some(
+    self, step: int, part: str, names: list[str]
+  ) -> dict[str, np.ndarray]:
+    """Some arrays of a part of the state, on this host; reads nothing else."""
     item = {}
     for name in names:
       node = item
@@ -268,7 +309,7 @@ class Checkpointer:
       for parent in parents:
         node = node.setdefault(parent, {})
       node[last] = 0
-    item = {'ema_params': item}
+    item = {part: item}
     to_numpy = jax.tree.map(
       lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item
     )
@@ -276,17 +317,33 @@ class Checkpointer:
       item, restore_args=to_numpy, partial_restore=True
     )
     restored = self._read(step, 'state', _state_handler(), args)
-    leaves = jax.tree.leaves_with_path(restored['ema_params'])
+    leaves = jax.tree.leaves_with_path(restored[part])
     return {_name(path): leaf for path, leaf in leaves}
 
 
 def digests_of(state: state_lib.TrainState, data: dict) -> dict[str, str]:
   """Digests of the parts of a checkpoint, by name; to be asked of all hosts."""
-  parts = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
   found = {
-    name: digest.joined(digest.of_arrays(part)) for name, part in parts.items()
+    name: digest.joined(digest.of_arrays(part))
+    for name, part in _parts(state).items()
   }
   return {**found, 'data': digest.of_json(data)}
+
+
+def _parts(state):
+  """The parts of a state by name; without further averages where it has none.
+
+  As checkpoints had it before there were any. What judges steps is part of the
+  position in the data.
+  """
+  # Ordered, as JAX would sort a plain dict, and its files not be those of old.
+  parts = collections.OrderedDict(
+    (f.name, getattr(state, f.name)) for f in dataclasses.fields(state)
+  )
+  parts.pop('watch', None)
+  if not parts.get('ema_powers', True):
+    del parts['ema_powers']
+  return parts
 
 
 def _state_handler():

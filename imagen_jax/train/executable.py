@@ -30,7 +30,15 @@ _RHYTHM = (
   'train.keep_checkpoints',
   'train.sample_every',
   'train.num_samples',
+  'train.sample_lowres',
+  'train.eval_every',
+  'train.num_eval_examples',
+  'train.eval_logsnr',
+  'train.eval_aug_level',
   'mesh.simulated_devices',
+  'guard.most',
+  'guard.rewind_steps',
+  'guard.pass_over',
 )
 
 
@@ -80,7 +88,7 @@ def _settings(config):
     else:
       found[path] = list(node) if isinstance(node, tuple) else node
 
-  for name in ('stage', 'optimizer', 'mesh', 'train'):
+  for name in ('stage', 'optimizer', 'mesh', 'train', 'guard'):
     flatten(groups[name], name)
   for name in ('max_length', 'embed_dim'):
     found[f'text.{name}'] = groups['text'][name]

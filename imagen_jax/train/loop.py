@@ -1,8 +1,10 @@
 """The training loop, for any stage, from the first step or a checkpoint."""
 
+from collections.abc import Callable
+from collections.abc import Sequence
 import contextlib
 import dataclasses
-import functools
+import json
 
 import jax
 
@@ -11,25 +13,36 @@ from imagen_jax import sharding
 from imagen_jax import storage
 from imagen_jax import structs
 from imagen_jax.data import loader as loader_lib
-from imagen_jax.data import tasks as tasks_lib
 from imagen_jax.text import identity as identity_lib
 from imagen_jax.text import online as online_lib
 from imagen_jax.text import store as store_lib
 from imagen_jax.train import checkpoint
 from imagen_jax.train import executable as executable_lib
+from imagen_jax.train import exhausted
+from imagen_jax.train import goodput as goodput_lib
+from imagen_jax.train import guard as guard_lib
+from imagen_jax.train import keeping
+from imagen_jax.train import maintenance as maintenance_lib
+from imagen_jax.train import memory
 from imagen_jax.train import metrics as metrics_lib
+from imagen_jax.train import mfu
+from imagen_jax.train import norms
+from imagen_jax.train import opening
 from imagen_jax.train import optimizer
+from imagen_jax.train import passing as passing_lib
 from imagen_jax.train import profile
 from imagen_jax.train import reading
 from imagen_jax.train import reports
-from imagen_jax.train import resume
-from imagen_jax.train import samples as samples_lib
 from imagen_jax.train import saving
 from imagen_jax.train import skipped as skipped_lib
+from imagen_jax.train import snapshots as snapshots_lib
+from imagen_jax.train import start as start_lib
 from imagen_jax.train import state as state_lib
 from imagen_jax.train import step as step_lib
 from imagen_jax.train import stopping
+from imagen_jax.train import views as views_lib
 from imagen_jax.train import waits as waits_lib
+from imagen_jax.train import wandb_log
 from imagen_jax.train import watchdog
 
 
@@ -53,6 +66,9 @@ def train(
   allow_config_change=False,
   profile_steps: tuple[int, int] | None = None,
   executable: str | None = None,
+  maintenance: bool = False,
+  wandb: str | None = None,
+  begun: float | None = None,
 ) -> Outcome:
   """Trains to `train.num_steps`, from the newest checkpoint where there is one.
 
@@ -68,186 +84,281 @@ def train(
       asks for one, too.
     executable: a file of `train/executable.py`, the step compiled before; None
       compiles it.
+    maintenance: heed the platform's notices; see `train/maintenance.py`.
+    wandb: the project at Weights & Biases that gets the metrics, too; None is
+      none.
+    begun: when this process began with the run, in seconds since 1970; None is
+      now.
 
   Raises:
-    ValueError: where the config does not fit the machine, the data, the store
-      or the checkpoint, the text encoder is not the checkpoint's, or the
-      executable is of another step; before the first step.
-    FloatingPointError: where a loss or gradient is not finite, before the
-      next line of metrics or checkpoint is written.
+    ValueError: where the config does not fit the machine, its memory, the
+      data, the store or the checkpoint, the text encoder is not the
+      checkpoint's, or the executable is of another step; before the first step,
+      but for memory that the compiler or the first step finds too small.
+    FloatingPointError: where a step is bad, and `guard` does not go on, before
+      the next line of metrics or checkpoint is written.
     OSError: where the workdir cannot be written.
   """
+  goodput = goodput_lib.Goodput(begun)
   first_host = jax.process_index() == 0
   if first_host:
     storage.check_writable(workdir, '--workdir')
+    if wandb:
+      wandb_log.check()
   mesh = sharding.make_mesh(config.mesh)
   rows = sharding.local_rows(mesh, config.train.batch_size, config.mesh)
-  store = None if config.text.online else _open_store(config)
+  store = None if config.text.online else opening.open_store(config)
   identity = (
     store.manifest['identity'] if store else identity_lib.of(config.text)
   )
 
   with (
     sharding.use_mesh(mesh, config.mesh),
-    checkpoint.Checkpointer(
-      workdir, keep=config.train.keep_checkpoints
-    ) as checkpointer,
+    checkpoint.Checkpointer(workdir, config=config) as checkpointer,
     loader_lib.training_batches(config, rows=rows, store=store) as loader,
     stopping.Stopper() as stopper,
+    maintenance_lib.Notices() if maintenance else contextlib.nullcontext(),
   ):
     online = None
     if config.text.online:
       online = online_lib.Online(config.text, mesh)
-    sampler = _make_sampler(config, store, online, mesh)
+    views = views_lib.Views(
+      config,
+      mesh,
+      store=store,
+      online=online,
+      identity=identity,
+      first_host=first_host,
+    )
 
     tx = optimizer.make_optimizer(config)
     shardings = state_lib.state_shardings(config, tx, mesh)
-    found = resume.newest(
+    abstract = state_lib.abstract_state(config, tx, shardings)
+    exhausted.check(config, tx, mesh)
+    passing = passing_lib.Passing(config.guard, workdir, jax.process_index())
+    beginner = start_lib.Beginner(
+      config,
       checkpointer,
-      functools.partial(state_lib.abstract_state, config, tx, shardings),
-      lambda said: resume.check_changes(
-        said, config, identity, allow_config_change
-      ),
+      loader,
+      passing,
+      tx=tx,
+      mesh=mesh,
+      count=lambda: _read(loader, config, rows),
     )
-    start_step, kept = 0, []
-    read_before = reading.from_state({}, _tasks(config))
-    if found:
-      state, start_step = found.state, found.said.step
-      loader.restore(
-        found.data['loader'],
-        allow_other_data=allow_config_change,
-        rates={task.name: task.rate for task in found.said.config.data.tasks},
-        batch_size=found.said.config.train.batch_size,
-      )
-      kept = found.data['interval']
-      # Checkpoints of before 0.1.0 do not have it.
-      before = found.data.get('read', {})
-      read_before = reading.from_state(before, _tasks(config))
-    else:
-      state = state_lib.init_state(config, tx, shardings)
+    goodput.spent('start')
     train_step = step_lib.compile_step(config, tx, shardings, mesh)
     if executable:
-      abstract = state_lib.abstract_state(config, tx, shardings)
       lowered = step_lib.lower_step(config, tx, abstract, mesh)
       made_of = executable_lib.fingerprint(config, lowered, mesh)
       train_step = executable_lib.load(executable, made_of, mesh)
-    if online:
-      loader = online_lib.Ahead(loader, online)
+      goodput.spent('compile')
+    run = _Run(
+      config,
+      workdir,
+      mesh,
+      rows,
+      store,
+      online,
+      views,
+      loader,
+      checkpointer,
+      identity,
+      stopper,
+      passing,
+      train_step,
+      guard_lib.compile_pass(shardings),
+      profile_steps,
+      first_host,
+      goodput,
+      mfu.Meter(config, mesh.devices.flat, enabled=first_host),
+      wandb,
+    )
+    with exhausted.explained(config, tx, mesh):
+      start = beginner.first(identity, allow_change=allow_config_change)
+      goodput.spent('restore')
+      while not isinstance(ended := _advance(run, start), Outcome):
+        start = beginner.again(ended)
+        goodput.spent('restore')
+    return ended
 
-    with (
-      metrics_lib.MetricWriter(
-        workdir,
-        start_step=start_step,
-        num_steps=config.train.num_steps,
-        name=config.stage.name,
-        enabled=first_host,
-      ) as writer,
-      watchdog.Watchdog(
-        workdir, jax.process_index(), config.train.stall_factor
-      ) as watched,
-      profile.Profiler(workdir, profile_steps, writer.say) as profiler,
-      contextlib.ExitStack() as at_end,
-    ):
-      writer.say(reports.describe(config, mesh, state, start_step))
-      if text := reports.warn_of_copies(state, mesh):
-        writer.say(text)
-      for line in found.damaged if found else ():
-        writer.say(f'went on from step {start_step}, as {line}')
-      if found and not found.said.identity:
-        writer.say(
-          f'the checkpoint of step {start_step} has no identity of its text '
-          'encoder; this one is taken for it'
-        )
-      if first_host:
-        path = storage.Path(workdir) / 'config.json'
-        path.write_text(config_lib.to_json(config))
-      cut = reports.Cut(store, online, config.text.max_length)
-      cut.say(writer)
-      interval = metrics_lib.Interval(config.train.batch_size, kept)
-      skipped = skipped_lib.Skipped(workdir, jax.process_index())
-      # With each checkpoint, and whatever ends the run: too many, for one.
-      at_end.callback(lambda: skipped.write(loader.tally.listed()))
-      saver = saving.Saver(
-        checkpointer, config, identity, start_step, writer.say
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+  """What stays the same where a run rewinds; see `train`."""
+
+  config: config_lib.Config
+  workdir: str
+  mesh: jax.sharding.Mesh
+  rows: Sequence[int]
+  store: store_lib.EmbeddingStore | None
+  online: online_lib.Online | None
+  views: views_lib.Views
+  loader: loader_lib.Loader
+  checkpointer: checkpoint.Checkpointer
+  identity: dict
+  stopper: stopping.Stopper
+  passing: passing_lib.Passing
+  train_step: Callable
+  pass_over: Callable
+  profile_steps: tuple[int, int] | None
+  first_host: bool
+  goodput: goodput_lib.Goodput
+  meter: mfu.Meter
+  wandb: str | None
+
+
+def _advance(run, start):
+  """Takes steps from `start` on; returns an `Outcome`, or a `Rewind`."""
+  config, mesh, passing = run.config, run.mesh, run.passing
+  state, judged, images = start.state, start.judged, start.images
+  goodput = run.goodput
+  loader = run.loader
+  if run.online:
+    loader = online_lib.Ahead(loader, run.online)
+
+  with (
+    metrics_lib.MetricWriter(
+      run.workdir,
+      start_step=start.step,
+      num_steps=config.train.num_steps,
+      name=config.stage.name,
+      enabled=run.first_host,
+      wandb=run.wandb,
+      config=json.loads(config_lib.to_json(config)),
+    ) as writer,
+    watchdog.Watchdog(
+      run.workdir, jax.process_index(), config.train.stall_factor
+    ) as watched,
+    profile.Profiler(run.workdir, run.profile_steps, writer.say) as profiler,
+    contextlib.ExitStack() as at_end,
+  ):
+    writer.say(reports.describe(config, mesh, state, start.step))
+    if text := reports.warn_of_copies(state, mesh):
+      writer.say(text)
+    for line in start.told:
+      writer.say(line)
+    if run.first_host:
+      path = storage.Path(run.workdir) / 'config.json'
+      path.write_text(config_lib.to_json(config))
+    cut = reports.Cut(run.store, run.online, config.text.max_length)
+    cut.say(writer)
+    interval = metrics_lib.Interval(config.train.batch_size, start.kept)
+    skipped = skipped_lib.Skipped(run.workdir, jax.process_index())
+    # With each checkpoint, and whatever ends the run: too many, for one.
+    at_end.callback(lambda: skipped.write(loader.tally.listed()))
+    at_end.callback(passing.write)
+    saver = saving.Saver(
+      run.checkpointer, config, run.identity, start.step, writer.say
+    )
+    snapshots = at_end.enter_context(
+      snapshots_lib.Snapshots(
+        run.workdir, config, run.identity, state, writer.say
       )
-      held_up = 0.0
-      waits = waits_lib.Waits(config.data)
-      previous = None
+    )
+    held_up = 0.0
+    waits = waits_lib.Waits(config.data)
+    previous = None
+    if start.step < config.train.num_steps:
+      goodput.open(writer, start.step)
+      at_end.callback(goodput.close)
 
-      for step in range(start_step + 1, config.train.num_steps + 1):
-        batch = _to_batch(next(loader))
-        batch = sharding.put_batch(batch, mesh, config.mesh)
+    for step in range(start.step + 1, config.train.num_steps + 1):
+      with goodput.waiting('data'):
+        rows = next(loader)
+      passing.note(step, rows)
+      if passing.over(step):
+        state, metrics = run.pass_over(state), {'bad': 1.0}
+      else:
+        batch = sharding.put_batch(_to_batch(rows), mesh, config.mesh)
         profiler.before(step)
+        goodput.before_step()
         with jax.transfer_guard('disallow'):
-          state, metrics = train_step(state, batch)
+          state, metrics = run.train_step(state, batch)
+        goodput.after_step(step, metrics['loss'])
         profiler.after(step, metrics)
-        interval.add(metrics)
-        # At most one step runs ahead of the host: more would only hold memory.
-        jax.block_until_ready(previous)
-        previous = metrics
-        writer.advance()
+      images += config.train.batch_size
+      interval.add(metrics)
+      # At most one step runs ahead of the host: more would only hold memory.
+      jax.block_until_ready(previous)
+      previous = metrics
+      writer.advance()
 
-        if _is_time(step, config.train.log_every, config):
-          saver.look()
-          _check_finite(interval, step, saver)
-          values = interval.flush()
-          waited, warning = waits.measure(loader.wait_seconds)
-          values |= waited
-          values['save_wait_seconds'] = saver.seconds - held_up
-          held_up = saver.seconds
-          read = read_before + _read(loader, config, rows)
-          values |= reading.metrics(read, _tasks(config))
-          writer.write(step, values)
-          if warning:
-            writer.say(warning)
-          cut.say(writer)
-        if sampler and _is_time(step, config.train.sample_every, config):
-          samples = sampler.draw(state.ema_params)
-          if first_host:
-            writer.image(step, 'samples', *sampler.sheet(samples))
-        signal = stopper.should_stop(step)
-        if signal or saver.due(step):
-          # A state that is past mending must not displace a good one.
-          _check_finite(interval, step, saver)
-          # Before the save: a run that resumes from it does not write these
-          # metrics again, nor meet these records.
+      seen = {}
+      if run.views.due(step):
+        if rewind := passing.look(step, interval.state(), saver.wait):
+          return rewind
+        with goodput.waiting('sample'):
+          seen = run.views.look(step, state, writer)
+      if _is_time(step, config.train.log_every, config):
+        saver.look()
+        if rewind := passing.look(step, interval.state(), saver.wait):
+          return rewind
+        values = norms.named(interval.flush(), state.params)
+        values['images_seen'] = images
+        values |= run.meter.metrics(values['images_per_second'])
+        values |= memory.metrics()
+        waited, warning = waits.measure(loader.wait_seconds)
+        values |= waited
+        values['save_wait_seconds'] = saver.seconds - held_up
+        held_up = saver.seconds
+        read = start.read + _read(loader, config, run.rows)
+        values |= reading.metrics(read, _tasks(config)) | seen
+        values |= goodput.line()
+        writer.write(step, values)
+        judged = keeping.judged(values, config.keep) or judged
+        if warning:
+          writer.say(warning)
+        cut.say(writer)
+      elif seen:
+        writer.write(step, seen)
+        judged = keeping.judged(seen, config.keep) or judged
+      if snapshots.due(step):
+        if rewind := passing.look(step, interval.state(), saver.wait):
+          return rewind
+        with goodput.waiting('save'):
+          saver.seconds += snapshots.save(step, state)
+      signal = run.stopper.should_stop()
+      if signal or saver.due(step):
+        # A state that is past mending must not displace a good one.
+        if rewind := passing.look(step, interval.state(), saver.wait):
+          return rewind
+        # Before the save: a run that resumes from it does not write these
+        # metrics again, nor meet these records.
+        goodput.line()
+        with goodput.waiting('save'):
           writer.flush()
-          skipped.write(loader.tally.listed())
-          read = read_before + _read(loader, config, rows)
-          position = {
-            'loader': loader.state(),
-            'interval': interval.state(),
-            'read': reading.as_state(read, _tasks(config)),
-          }
+        skipped.write(loader.tally.listed())
+        passing.write()
+        read = start.read + _read(loader, config, run.rows)
+        position = {
+          'loader': loader.state(),
+          'interval': interval.state(),
+          'read': reading.as_state(read, _tasks(config)),
+          'watch': guard_lib.as_json(state.watch),
+          'passed': passing.state(),
+          'judged': judged,
+          'images': images,
+        }
+        with goodput.waiting('save'):
           saver.save(step, state, position)
-        watched.beat(step)
-        if signal or step == config.train.num_steps:
+      watched.beat(step)
+      if signal or step == config.train.num_steps:
+        with goodput.waiting('save'):
           saver.finish(step, state, position)
-        if signal and step < config.train.num_steps:
-          return Outcome(step, signal)
-      read = read_before + _read(loader, config, rows)
-      if left_out := reading.table(read, _tasks(config)):
-        writer.say(f'records that were left out, on all hosts:\n{left_out}')
-      # Their keys are known to the host that read them: see `skipped`.
-      if loader.tally.table():
-        writer.say(f'bad ones of the first host:\n{loader.tally.table()}')
-  return Outcome(max(start_step, config.train.num_steps), None)
+      if signal and step < config.train.num_steps:
+        return Outcome(step, signal)
+    read = start.read + _read(loader, config, run.rows)
+    if left_out := reading.table(read, _tasks(config)):
+      writer.say(f'records that were left out, on all hosts:\n{left_out}')
+    # Their keys are known to the host that read them: see `skipped`.
+    if loader.tally.table():
+      writer.say(f'bad ones of the first host:\n{loader.tally.table()}')
+  return Outcome(max(start.step, config.train.num_steps), None)
 
 
 def _is_time(step, every, config):
   """Whether something done every so many steps, and at the end, is due."""
   return step % every == 0 or step == config.train.num_steps
-
-
-def _check_finite(interval, step, saver):
-  """Raises FloatingPointError where a step since the last check went wrong."""
-  bad = interval.first_bad()
-  if bad:
-    ago, name, value = bad
-    raise FloatingPointError(
-      f'{name} is {value} at step {step - ago}, in the interval that ends with '
-      f'step {step}; the last checkpoint is of step {saver.wait()}'
-    )
 
 
 def _tasks(config):
@@ -267,48 +378,4 @@ def _read(loader, config, rows):
 
 def _to_batch(rows):
   """A loader's dict as a `structs.Batch` of host-local rows."""
-  return structs.Batch(
-    image=rows['image'],
-    text=structs.TextCond(rows['text_embed'], rows['text_mask']),
-    lowres=rows.get('lowres'),
-  )
-
-
-def _open_store(config):
-  """The store of embeddings, which fits the config and its data.
-
-  Raises:
-    ValueError: where it does not, or captions are known to be missing.
-  """
-  store = store_lib.EmbeddingStore(config.text.store)
-  store.check(config.text)
-  store.check_covers(tasks_lib.captions(config))
-  return store
-
-
-def _make_sampler(config, store, online, mesh):
-  """The sampler of held-out captions; None where `train.sample_every` is 0.
-
-  Raises:
-    ValueError: where a task has nothing held out.
-  """
-  if not config.train.sample_every:
-    return None
-  for name in tasks_lib.without_heldout(config):
-    raise ValueError(
-      f'train.sample_every is {config.train.sample_every}, but '
-      f'data.tasks[{name}] has no {tasks_lib.HELDOUT!r} split; accepted: a '
-      'dataset that has one, or train.sample_every=0'
-    )
-  num = config.train.num_samples
-  some = dataclasses.replace(
-    config, train=dataclasses.replace(config.train, batch_size=num)
-  )
-  with loader_lib.eval_batches(some, rows=range(num), store=store) as loader:
-    examples = next(loader)
-  if online:
-    # Every host has all of them: what each computes is the same.
-    embed, mask = online.lookup(examples['caption'])
-    examples['text_embed'], examples['text_mask'] = embed, mask
-  footer = tasks_lib.attribution(config)
-  return samples_lib.Sampler(config, examples, mesh, footer=footer)
+  return structs.Batch.of(rows)

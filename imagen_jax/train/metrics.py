@@ -1,8 +1,7 @@
-"""Where a run's metrics go: a progress bar, JSONL and TensorBoard events."""
+"""Where a run's metrics go: a progress bar, files, TensorBoard, W&B."""
 
 import json
 import math
-import os
 import sys
 import time
 
@@ -14,14 +13,16 @@ from tensorboard.summary.writer import event_file_writer
 import tqdm
 
 from imagen_jax import storage
+from imagen_jax.train import lines
 from imagen_jax.train import mirror
+from imagen_jax.train import wandb_log
 
 METRICS_FILE = 'metrics.jsonl'
 _EVENTS = 'tensorboard'
 # In a bucket a file of events is copied whole each time it has grown. So large,
 # it is left, and another begun: pictures make some hundred megabytes.
 _EVENTS_BYTES = 16 * 2**20
-# Lines that wait for a disk that is full; more are lost.
+# Events that wait for a disk that is full; more are lost.
 _WAITING = 10_000
 
 
@@ -40,9 +41,21 @@ class MetricWriter:
     num_steps: of the whole run, for the progress bar.
     name: shown before the bar, and before what is said.
     enabled: whether this is the first host.
+    wandb: the project at Weights & Biases that gets them, too; None is none.
+    config: of the run, as JSON has it, for W&B.
   """
 
-  def __init__(self, workdir, *, start_step, num_steps, name, enabled):
+  def __init__(
+    self,
+    workdir,
+    *,
+    start_step,
+    num_steps,
+    name,
+    enabled,
+    wandb: str | None = None,
+    config: dict | None = None,
+  ):
     self._enabled, self._name = enabled, name
     if not enabled:
       return
@@ -53,9 +66,9 @@ class MetricWriter:
       self._mirror.fetch(METRICS_FILE)
       self._folder = storage.Path(self._mirror.folder)
     self._folder.mkdir(parents=True, exist_ok=True)
-    self._path = self._folder / METRICS_FILE
-    _cut_after(self._path, start_step)
-    self._lines, self._events, self._unwritten = [], None, []
+    _cut_after(self._folder / METRICS_FILE, start_step)
+    self._files = {METRICS_FILE: lines.Lines(self._folder / METRICS_FILE)}
+    self._events, self._unwritten = None, []
     self._failing, self._events_bytes = set(), 0
     self._restart_events(start_step + 1)
     # A log file gets a line now and then, a terminal a live bar.
@@ -68,6 +81,22 @@ class MetricWriter:
       mininterval=0.5 if sys.stderr.isatty() else 10,
     )
     self._add_events()
+    self._wandb = None
+    if wandb:
+      self._wandb = self._open_wandb(wandb, config or {})
+
+  def _open_wandb(self, project, config):
+    if self._mirror:
+      self._mirror.fetch(wandb_log.FILE)
+    written = [
+      (line.pop('step'), {k: v for k, v in line.items() if k != 'time'})
+      for line in map(json.loads, self._files[METRICS_FILE].read())
+    ]
+    # W&B's own files grow, and are not for copying to a bucket.
+    runs = None if self._mirror else str(self._folder)
+    return wandb_log.WandbLog(
+      project, self._folder, runs, self._name, config, written, self.say
+    )
 
   def __enter__(self):
     return self
@@ -75,6 +104,8 @@ class MetricWriter:
   def __exit__(self, kind, *_):
     if not self._enabled:
       return
+    if self._wandb:
+      self._wandb.close()
     # Once more, what could not be written before.
     self._write_lines()
     self._add_events()
@@ -123,8 +154,9 @@ class MetricWriter:
     # JSON has no NaN: a bucket that drew no example is left out.
     values = {k: float(v) for k, v in values.items() if not math.isnan(v)}
     line = {'step': step, 'time': round(time.time(), 3), **values}
-    self._lines.append(json.dumps(line) + '\n')
-    self._write_lines()
+    self.add(METRICS_FILE, json.dumps(line))
+    if self._wandb:
+      self._wandb.log(step, values)
     summary = summary_pb2.Summary(
       value=[
         summary_pb2.Summary.Value(tag=name, simple_value=value)
@@ -138,6 +170,24 @@ class MetricWriter:
       if failed := self._mirror.start():
         self.say(f'{failed}; it will be tried again')
 
+  def open(self, name: str) -> list[str]:
+    """Opens another file of lines, to `add` to; returns those that it has.
+
+    It is kept like `metrics.jsonl`, but that nothing of it is cut.
+    """
+    if not self._enabled:
+      return []
+    if self._mirror:
+      self._mirror.fetch(name)
+    self._files[name] = lines.Lines(self._folder / name)
+    return self._files[name].read()
+
+  def add(self, name: str, line: str):
+    """Writes a line to a file that is open."""
+    if self._enabled:
+      self._files[name].add(line)
+      self._write_lines()
+
   def image(self, step: int, name: str, png: bytes, size: tuple[int, int]):
     """Writes a PNG of `size` (width, height), as a file and to TensorBoard."""
     if not self._enabled:
@@ -150,6 +200,8 @@ class MetricWriter:
       if path.is_file():
         path.unlink()  # Half a picture is none.
       self.say(f'{path} was not written ({error})')
+    if self._wandb:
+      self._wandb.image(step, name, png)
     picture = summary_pb2.Summary.Image(
       encoded_image_string=png, width=size[0], height=size[1], colorspace=3
     )
@@ -157,21 +209,14 @@ class MetricWriter:
     self._event(step, summary_pb2.Summary(value=[value]))
 
   def _write_lines(self):
-    """Writes the lines that wait, or leaves the file as it was."""
-    if not self._lines:
-      return
-    size = self._path.stat().length if self._path.is_file() else 0
-    try:
-      with self._path.open('a') as file:
-        file.write(''.join(self._lines))
-      self._lines = []
-    except OSError as error:
-      if self._path.is_file():
-        os.truncate(self._path, size)
-      self._lines = self._lines[-_WAITING:]
-      self._tell(METRICS_FILE, error)
-    else:
-      self._failing.discard(METRICS_FILE)
+    """Writes the lines that wait, where the files can be written."""
+    for name, file in self._files.items():
+      try:
+        file.write()
+      except OSError as error:
+        self._tell(name, error)
+      else:
+        self._failing.discard(name)
 
   def _tell(self, name, error):
     """Says that a file cannot be written, once until it can be again."""
@@ -269,44 +314,37 @@ class Interval:
     self._steps.append(metrics)
 
   def state(self) -> list[dict]:
-    """What was kept, fetched: numbers that JSON can hold, exactly."""
+    """What was kept, fetched: numbers, or lists, that JSON can hold exactly."""
     # All at once: to wait for one number after another takes a round trip to
     # the device for each of some hundreds.
     self._steps = [
-      {name: float(value) for name, value in metrics.items()}
+      {name: np.asarray(value).tolist() for name, value in metrics.items()}
       for metrics in jax.device_get(self._steps)
     ]
     return list(self._steps)
 
-  def first_bad(self) -> tuple[int, str, float] | None:
-    """The first step kept whose loss or gradient is not finite, or None.
-
-    Returns:
-      How many steps before the last one it is, the metric's name and value.
-    """
-    steps = self.state()
-    for ago in reversed(range(len(steps))):
-      for name in ('loss', 'grad_norm'):
-        value = steps[-1 - ago][name]
-        if not math.isfinite(value):
-          return ago, name, value
-    return None
-
   def flush(self) -> dict[str, float]:
     """Means of what was kept, which is then forgotten; adds the rate.
 
-    The mean of a bucket of time is over the steps that drew an example of it.
+    The mean of a bucket of time is over the steps that drew an example of it;
+    of a metric that a step has not, over those that have it. Steps that left
+    the state as it was are counted, and in no mean.
     """
     steps = self.state()
     seconds = time.perf_counter() - self._start
-    done = len(steps) - self._since
+    done = sum('loss' in step for step in steps[self._since :])
     self._steps = []
     self._restart()
     means = {}
-    for name in steps[0]:
-      values = np.array([step[name] for step in steps])
+    # Of one that was judged, 'bad' says how; one passed over has nothing else.
+    if any('bad' in step for step in steps):
+      every, steps = steps, [step for step in steps if not step.pop('bad', 0)]
+      means['skipped_steps'] = len(every) - len(steps)
+    for name in {name: None for step in steps for name in step}:
+      values = np.array([step[name] for step in steps if name in step])
       if name.startswith('loss_t'):
         values = values[~np.isnan(values)]
-      means[name] = float(values.mean()) if values.size else math.nan
+      mean = values.mean(axis=0).tolist() if values.size else math.nan
+      means[name] = mean
     means['images_per_second'] = self._batch_size * done / seconds
     return means

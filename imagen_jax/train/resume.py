@@ -100,6 +100,12 @@ def check_changes(said, config, identity, allowed):
       + '; '.join(changes)
       + '; accepted: the same, another --workdir, or --allow-config-change'
     )
+  was, now = said.config.train.ema_lengths, config.train.ema_lengths
+  if set(was) != set(now):
+    raise ValueError(
+      f"train.ema_lengths is {now}, the checkpoint's is {was}: an average is "
+      'of a whole run; accepted: the same, or another --workdir'
+    )
 
 
 def _together(function, *args):

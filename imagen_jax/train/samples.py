@@ -1,4 +1,4 @@
-"""Sample grids of a run: held-out captions, drawn with the EMA weights."""
+"""Sample grids of a run: held-out captions, drawn with its weights."""
 
 import io
 
@@ -10,7 +10,11 @@ from imagen_jax import config
 from imagen_jax import grid
 from imagen_jax import sharding
 from imagen_jax import structs
+from imagen_jax.train import colours
 from imagen_jax.train import state as state_lib
+
+# Captions side by side, at most so many in a row of the sheet.
+_COLUMNS = 8
 
 
 def to_uint8(x) -> np.ndarray:
@@ -30,16 +34,23 @@ class Sampler:
     examples: a batch of `data.loader.eval_batches`, the same on every host.
     mesh: the run's.
     footer: a text under each sheet, as the licences of real pictures ask for.
+    generated: low-res images that the stages in front made of the captions
+      (`lowres.draw`), to be given in the place of the real ones too.
   """
 
-  def __init__(self, cfg: config.Config, examples: dict, mesh, *, footer=''):
+  def __init__(
+    self,
+    cfg: config.Config,
+    examples: dict,
+    mesh,
+    *,
+    footer='',
+    generated: np.ndarray | None = None,
+  ):
     self._cfg, self._examples, self._mesh = cfg, examples, mesh
     self._footer = footer
     count = len(examples['caption'])
-    place = sharding.replicated(mesh)
-    if count % sharding.num_batch_shards(mesh, cfg.mesh) == 0:
-      spec = sharding.batch_spec(cfg.mesh)
-      place = jax.sharding.NamedSharding(mesh, spec)
+    place = sharding.rows_place(mesh, cfg.mesh, count)
 
     def draw(params, text, lowres):
       keys = jax.random.split(jax.random.key(cfg.train.seed), count)
@@ -52,48 +63,91 @@ class Sampler:
       x.shape, place, lambda index: x[index]
     )
     text = structs.TextCond(examples['text_embed'], examples['text_mask'])
-    self._inputs = jax.tree.map(put, (text, examples.get('lowres')))
+    self._text = jax.tree.map(put, text)
+    self._lowres = {'real': examples.get('lowres')}
+    if generated is not None:
+      self._lowres['generated'] = generated
+    self._inputs = jax.tree.map(put, self._lowres)
 
-  def draw(self, ema_params) -> np.ndarray:
-    """Samples, uint8 [N, H, W, 3]; to be called on every host."""
+  def draw(self, params) -> dict[str, np.ndarray]:
+    """Samples by what they are made of; to be called on every host.
+
+    Returns:
+      uint8 [N, H, W, 3] as 'real' and, where there are low-res inputs that
+      stages in front have made, of these as 'generated'.
+    """
     with sharding.use_mesh(self._mesh, self._cfg.mesh):
-      return to_uint8(self._draw(ema_params, *self._inputs))
+      return {
+        name: to_uint8(self._draw(params, self._text, lowres))
+        for name, lowres in self._inputs.items()
+      }
 
-  def sheet(self, samples: np.ndarray) -> tuple[bytes, tuple[int, int]]:
+  def metrics(self, drawn: dict[str, dict]) -> dict[str, float]:
+    """How far colours are from those of data; see `colours.against`.
+
+    `sample_*` is against the real pictures of the same captions,
+    `sample_gap_*` what low-res inputs change that were generated, and
+    `sample_lowres_*` how far these are from real ones.
+
+    Args:
+      drawn: {prefix of the names: what `draw` returned}.
+    """
+    data = to_uint8(self._examples['image'])
+    found = {}
+    for name, samples in drawn.items():
+      found[name] = colours.against(samples['real'], data)
+      if 'generated' in samples:
+        gap = colours.against(samples['generated'], samples['real'])
+        found[f'{name}_gap'] = gap
+    if 'generated' in self._lowres:
+      low = {name: to_uint8(x) for name, x in self._lowres.items()}
+      found['sample_lowres'] = colours.against(low['generated'], low['real'])
+    return {
+      f'{name}_{what}': value
+      for name, values in found.items()
+      for what, value in values.items()
+    }
+
+  def sheet(self, drawn: dict[str, dict]) -> tuple[bytes, tuple[int, int]]:
     """A labelled grid of pictures as PNG.
 
-    Real pictures, their low-res inputs and samples stand side by side.
+    Real pictures, their low-res inputs and samples stand one above the other.
+
+    Args:
+      drawn: {title of a row: what `draw` returned}.
 
     Returns:
       The PNG and its size (width, height).
     """
     rows = {'real': to_uint8(self._examples['image'])}
-    if 'lowres' in self._examples:
-      size = self._cfg.stage.image_size // self._cfg.stage.lowres_size
-      lowres = to_uint8(self._examples['lowres'])
-      rows['low-res'] = lowres.repeat(size, axis=1).repeat(size, axis=2)
-    rows['sample'] = samples
+    for name, lowres in self._lowres.items():
+      of = '' if name == 'real' else f', of {name}'
+      if lowres is not None:
+        factor = self._cfg.stage.image_size // self._cfg.stage.lowres_size
+        large = to_uint8(lowres).repeat(factor, axis=1).repeat(factor, axis=2)
+        rows['low-res' if name == 'real' else f'{name} low-res'] = large
+      rows |= {
+        f'{title}{of}': samples[name] for title, samples in drawn.items()
+      }
     captions = self._examples['caption']
-    # Captions side by side, at most 8 in a row of the sheet.
-    columns = min(len(captions), 8)
+    columns = min(len(captions), _COLUMNS)
     images, labels, titles = [], [], []
     for start in range(0, len(captions), columns):
       part = slice(start, start + columns)
       blank = columns - len(captions[part])
       for title, pictures in rows.items():
         titles.append(title)
-        labels += (
-          captions[part] if title == 'sample' else [''] * (columns - blank)
-        )
-        labels += [''] * blank
         images.append(pictures[part])
         images.append(np.full((blank, *pictures.shape[1:]), 255, np.uint8))
+      # Under the last of the rows that they are of.
+      labels += [''] * (columns * (len(rows) - 1))
+      labels += [*captions[part], *[''] * blank]
     picture = grid.grid(
       np.concatenate(images),
       labels,
       columns=columns,
       row_titles=titles,
-      scale=-(-96 // samples.shape[1]),
+      scale=-(-96 // self._cfg.stage.image_size),
       footer=self._footer or None,
     )
     buffer = io.BytesIO()

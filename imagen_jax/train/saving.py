@@ -37,6 +37,7 @@ class Saver:
     identity: of the text encoder, likewise.
     start_step: of the checkpoint that the run goes on from; 0 for none.
     say: is given a line where a save fails.
+    what: is saved, in that line's words.
   """
 
   def __init__(
@@ -46,13 +47,15 @@ class Saver:
     identity: dict,
     start_step: int,
     say,
+    what: str = 'checkpoint',
   ):
     self.sound, self.seconds = start_step, 0.0
-    self._checkpointer, self._say = checkpointer, say
+    self._checkpointer, self._say, self._what = checkpointer, say, what
     self._config, self._identity = config, identity
     self._pending = None  # The step of a save that is not known to be done.
     self._broken = ''  # Why it could not be started.
     self._reason = ''  # Why the last one failed; '' where it did not.
+    self._judged = True  # Until one could not be, of which a word is enough.
 
   def due(self, step: int) -> bool:
     """Whether a checkpoint is to be saved after a step."""
@@ -73,6 +76,13 @@ class Saver:
     """
     begun = time.perf_counter()
     self._settle(wait=True)
+    keep = self._config.keep
+    if keep.best and data.get('judged') is None and self._judged:
+      self._judged = False
+      self._say(
+        f'the checkpoint of step {step} is not judged by keep.metric, as no '
+        f'line of metrics has had {keep.metric!r} so far'
+      )
     self._start(step, state, data)
     most = _UNSAVED * self._config.train.checkpoint_every
     if self._reason and step - self.sound > most:
@@ -108,7 +118,7 @@ class Saver:
       self._settle(wait=True)
     if self._reason:
       raise ValueError(
-        f'no checkpoint can be written since step {self.sound}: '
+        f'no {self._what} can be written since step {self.sound}: '
         f'{self._reason}; accepted: a --workdir that can be written'
       )
 
@@ -134,8 +144,8 @@ class Saver:
       self._checkpointer.discard(step)
       self._reason = reason or 'another host says why'
       self._say(
-        f'the checkpoint of step {step} was not written ({self._reason}); the '
-        f'newest is of step {self.sound}; it will be tried again'
+        f'the {self._what} of step {step} was not written ({self._reason}); '
+        f'the newest is of step {self.sound}; it will be tried again'
       )
     # Complete it may be nevertheless, where what came after it has failed.
     if worst == _SAVED or step in self._checkpointer.steps():

@@ -13,6 +13,8 @@ from imagen_jax import sharding
 from imagen_jax import structs
 from imagen_jax.models import repeats
 from imagen_jax.models import unet
+from imagen_jax.train import guard
+from imagen_jax.train import power_ema
 
 # Configs whose parameters' shapes are kept: to trace a network takes seconds.
 _REMEMBERED = 8
@@ -27,12 +29,17 @@ class TrainState:
     params: of the network, float32.
     ema_params: their running average.
     opt_state: the optimiser's.
+    watch: what is remembered to judge steps by; None where they are not. It is
+      saved with the position in the data.
+    ema_powers: further averages, by the name of their length; see `power_ema`.
   """
 
   step: jax.Array
   params: dict
   ema_params: dict
   opt_state: optax.OptState
+  watch: guard.Watch | None = None
+  ema_powers: dict = struct.field(default_factory=dict)
 
 
 def make_network(stage: config.StageConfig) -> unet.UNet:
@@ -116,6 +123,10 @@ def state_shardings(config: config.Config, tx, mesh) -> TrainState:
     params=params,
     ema_params=params,
     opt_state=sharding.opt_shardings(tx, sharding.unbox(boxed), params, mesh),
+    watch=jax.tree.map(
+      lambda _: sharding.replicated(mesh), guard.fresh(config.guard)
+    ),
+    ema_powers=_for_lengths(config, params),
   )
 
 
@@ -127,7 +138,15 @@ def _init(config, tx, key):
     # A copy: a donated buffer may not stand in two places.
     ema_params=jax.tree.map(jnp.copy, params),
     opt_state=tx.init(params),
+    watch=guard.fresh(config.guard),
+    # The first step takes their place, whole, unless it is a bad one.
+    ema_powers=jax.tree.map(jnp.copy, _for_lengths(config, params)),
   )
+
+
+def _for_lengths(config, tree):
+  """`tree` for each of `train.ema_lengths`."""
+  return {power_ema.name(length): tree for length in config.train.ema_lengths}
 
 
 def abstract_state(config: config.Config, tx, shardings) -> TrainState:
@@ -138,6 +157,8 @@ def abstract_state(config: config.Config, tx, shardings) -> TrainState:
     params=params,
     ema_params=params,
     opt_state=jax.eval_shape(tx.init, params),
+    watch=jax.eval_shape(lambda: guard.fresh(config.guard)),
+    ema_powers=_for_lengths(config, params),
   )
   return jax.tree.map(
     lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place),

@@ -15,6 +15,9 @@ from imagen_jax.diffusion import augmentation
 from imagen_jax.diffusion import loss
 from imagen_jax.diffusion import process
 from imagen_jax.train import alike
+from imagen_jax.train import guard
+from imagen_jax.train import norms
+from imagen_jax.train import power_ema
 from imagen_jax.train import state as state_lib
 
 # Buckets of time, over which the loss is also reported.
@@ -223,15 +226,29 @@ def train_step(state, batch: structs.Batch, *, config: config.Config, tx):
   metrics['grad_norm'] = norm(grads)
 
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
+  if config.train.module_norms:
+    metrics |= norms.metrics(
+      grads, state.params, updates, stacked=config.optimizer.stacked
+    )
   params = optax.apply_updates(state.params, updates)
   step = state.step + 1
   # A short memory at first, lest the random start linger in the average.
   decay = jnp.minimum(config.train.ema_decay, (1 + step) / (10 + step))
   ema_params = optax.incremental_update(params, state.ema_params, 1 - decay)
-  state = state.replace(
-    step=step, params=params, ema_params=ema_params, opt_state=opt_state
+  ema_powers = {
+    name: power_ema.update(average, params, step, power_ema.gamma(float(name)))
+    for name, average in state.ema_powers.items()
+  }
+  new = state.replace(
+    step=step,
+    params=params,
+    ema_params=ema_params,
+    opt_state=opt_state,
+    ema_powers=ema_powers,
   )
-  return state, metrics
+  if state.watch is not None:
+    new, metrics = guard.guarded(state, new, metrics, config.guard)
+  return new, metrics
 
 
 def compile_step(config: config.Config, tx, shardings, mesh):

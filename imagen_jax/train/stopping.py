@@ -18,6 +18,7 @@ class Stopper:
   def __init__(self):
     self._signal = None
     self._old = {}
+    self._asked = 0
 
   def __enter__(self):
     several = jax.process_count() > 1
@@ -44,10 +45,12 @@ class Stopper:
   def _pass_on(self, *_):
     os.kill(os.getpid(), signal.SIGTERM)
 
-  def should_stop(self, step: int) -> int | None:
-    """The signal to stop for after `step`, the same on all hosts, or None."""
+  def should_stop(self) -> int | None:
+    """The signal to stop for after a step, the same on all hosts, or None."""
     if jax.process_count() > 1:
-      if multihost_utils.reached_preemption_sync_point(step):
+      # A number that only grows, as a step's does not where a run rewinds.
+      self._asked += 1
+      if multihost_utils.reached_preemption_sync_point(self._asked):
         return signal.SIGTERM
       return None
     return self._signal

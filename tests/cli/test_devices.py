@@ -1,11 +1,13 @@
 """How JAX is started; several processes are in tests/train/test_hosts.py."""
 
+import re
 import subprocess
 import sys
 
 import jax
 import pytest
 
+from imagen_jax import config
 from imagen_jax.cli import devices
 
 
@@ -17,7 +19,7 @@ def started(monkeypatch):
   monkeypatch.setattr(
     jax.distributed,
     'initialize',
-    lambda *args: done.update(initialize=args),
+    lambda *args, **more: done.update(initialize=args, more=more),
   )
   return done
 
@@ -33,6 +35,7 @@ def test_hosts_of_a_pod_find_each_other(started, monkeypatch):
   monkeypatch.setattr(devices, '_num_tpu_chips', lambda: 4)
   devices.start()
   assert started['initialize'] == ()
+  assert started['more'] == {'heartbeat_timeout_seconds': devices.DEAD_AFTER}
   started.clear()
   devices.start(simulated_devices=2)
   assert 'initialize' not in started
@@ -57,6 +60,7 @@ def test_one_host_of_a_pod_can_work_alone(started, monkeypatch, chips, bounds):
 def test_hosts_elsewhere_are_told(started):
   devices.start(4, coordinator='host:1', num_processes=2, process_id=0)
   assert started['initialize'] == ('host:1', 2, 0)
+  assert started['more'] == {'heartbeat_timeout_seconds': devices.DEAD_AFTER}
   assert started['jax_num_cpu_devices'] == 4
   assert started['jax_platforms'] == 'cpu'
   # Which serves process 0 alone.
@@ -77,6 +81,80 @@ def test_half_a_coordinator_is_refused(given, started):
   assert not started
 
 
+def test_how_long_a_host_may_be_silent(started):
+  devices.start(
+    coordinator='host:1', num_processes=2, process_id=0, dead_after=7
+  )
+  assert started['more'] == {'heartbeat_timeout_seconds': 7}
+  with pytest.raises(ValueError, match='--dead-after is 0; accepted: 1 or mo'):
+    devices.start(dead_after=0)
+
+
+class Service:
+  """Of four hosts, of which this is number 1: who does not come to leave."""
+
+  process_id, num_processes = 1, 4
+
+  def __init__(self, error):
+    self.client, self.error = self, error
+
+  def wait_at_barrier(self, name, milliseconds):
+    assert milliseconds == 10_000
+    if self.error:
+      raise RuntimeError(self.error)
+
+
+def refuse():
+  config.GuardConfig(policy='go')
+
+
+def fail():
+  raise RuntimeError('odd')
+
+
+TIMED_OUT = (
+  'DEADLINE_EXCEEDED: Barrier timed out. The first task at the barrier: '
+  '/job:jax_worker/replica:0/task:0. Some timed out task names:\n'
+  '/job:jax_worker/replica:0/task:3\n/job:jax_worker/replica:0/task:2'
+)
+
+
+@pytest.mark.parametrize(
+  'meet, gone, status, words',
+  [
+    (refuse, '', 2, "^imagen-jax: guard.policy is 'go'; accepted: 'stop', .*$"),
+    (fail, '', 75, 'RuntimeError: odd$'),
+    (fail, TIMED_OUT, 75, 'host 1 ends, as there is no word of host 2, 3, wh'),
+    (fail, 'UNAVAILABLE: closed', 75, 'there is no word of host 0, which has'),
+  ],
+)
+def test_a_host_that_fails_ends_at_once(
+  meet, gone, status, words, monkeypatch, capfd
+):
+  monkeypatch.delenv('IMAGEN_JAX_TRACEBACK', raising=False)
+  monkeypatch.setattr(devices, '_state', lambda: Service(gone))
+  monkeypatch.setattr(devices.os, '_exit', sys.exit)
+  with pytest.raises(SystemExit) as ended, devices.together():
+    meet()
+  assert ended.value.code == status
+  said = capfd.readouterr().err
+  assert re.search(words, said.strip(), re.DOTALL), said
+  assert ('Traceback' in said) == (status == 75)
+
+
+def test_what_all_hosts_meet_alike_ends_them_as_one_is_ended(monkeypatch):
+  monkeypatch.setattr(devices, '_state', lambda: Service(''))
+  with pytest.raises(FloatingPointError), devices.together():
+    raise FloatingPointError
+  monkeypatch.setattr(devices, '_state', lambda: None)
+  with pytest.raises(RuntimeError, match='odd'), devices.together():
+    fail()
+
+
+def test_one_process_has_no_others():
+  assert devices._state() is None
+
+
 def test_programs_are_kept_where_the_environment_says(started, monkeypatch):
   monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', 'here')
   devices.start()
@@ -90,6 +168,7 @@ def test_programs_are_kept_where_the_environment_says(started, monkeypatch):
 
 def test_devices_are_simulated():
   code = """
+from imagen_jax import config
 from imagen_jax.cli import devices
 devices.start(3)
 import jax

@@ -11,6 +11,7 @@ import pytest
 
 import imagen_jax
 from imagen_jax.cli import main
+from imagen_jax.cli import mistakes
 
 HEAVY = ('jax', 'flax', 'numpy', 'tensorflow', 'seqio', 'orbax', 'PIL')
 
@@ -41,7 +42,7 @@ def train_is(monkeypatch):
 def raising(error):
   """A function of this package, as far as its traceback tells."""
   code = compile(
-    'def run(args):\n  raise error', f'{main._PACKAGE}/x.py', 'exec'
+    'def run(args):\n  raise error', f'{mistakes._PACKAGE}/x.py', 'exec'
   )
   scope = {'error': error}
   exec(code, scope)
@@ -202,6 +203,7 @@ def test_a_reader_that_has_seen_enough_is_no_error():
   code = """
 import sys, types
 from imagen_jax.cli import main
+from imagen_jax.cli import mistakes
 def run(args):
   for _ in range(100_000):
     print('a line that fills the pipe')

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 
 import pytest
 
@@ -105,3 +106,22 @@ def test_a_workdir_that_cannot_be_is_one_line(train, tmp_path, capsys):
     assert said.startswith(f'imagen-jax: {workdir}')
     assert said.count('\n') == 1
   assert file.read_text() == 'mine'
+
+
+def test_wandb_is_handed_on_and_the_start_is_this_commands(
+  train, monkeypatch, tmp_path, capsys
+):
+  given = []
+
+  def watch(config, workdir, **options):
+    given.append(options)
+    return loop.Outcome(8, None)
+
+  monkeypatch.setattr(loop, 'train', watch)
+  before = time.time()
+  assert train(tmp_path, '--wandb', 'p') == 0
+  assert train(tmp_path) == 0
+  assert [options['wandb'] for options in given] == ['p', None]
+  assert before <= given[0]['begun'] <= time.time()
+  assert train(tmp_path, '--wandb', '') == 2
+  assert "--wandb is ''; accepted: the name of" in capsys.readouterr().err

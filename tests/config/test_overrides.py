@@ -13,6 +13,7 @@ from imagen_jax import config as config_lib
   [
     ('train.seed=7', 'train.seed', 7),
     ('train.ema_decay=0', 'train.ema_decay', 0.0),
+    ('train.ema_lengths=[0.05, 0.1]', 'train.ema_lengths', (0.05, 0.1)),
     ('optimizer.learning_rate=3e-4', 'optimizer.learning_rate', 3e-4),
     ('stage.unet.remat=false', 'stage.unet.remat', False),
     ('stage.unet.remat=False', 'stage.unet.remat', False),
@@ -25,6 +26,11 @@ from imagen_jax import config as config_lib
       'data.tasks=[{"name": "n", "path": "p", "rate": 3}]',
       'data.tasks',
       (config_lib.TaskConfig('n', 'p', 3.0),),
+    ),
+    (
+      'optimizer.rules=[{"path": "*/bias", "learning_rate": 2}]',
+      'optimizer.rules',
+      (config_lib.ParameterRule('*/bias', 2.0),),
     ),
   ],
 )
@@ -121,6 +127,14 @@ def test_override_of_nothing_is_the_same():
     ('data.tasks.shapes.rate=Infinity', r'shapes\].rate is inf; accepted'),
     ('data.tasks=[{"name": "n"}]', 'data.tasks=.*: accepted: tuple'),
     ('data.tasks=[["name"]]', 'data.tasks=.*: accepted: tuple'),
+    (
+      'optimizer.rules=[{"path": "a"}]',
+      r'--set optimizer.rules: optimizer.rules\[a\] changes nothing; accepted',
+    ),
+    (
+      'optimizer.rules=[{"paht": "a"}]',
+      r"ParameterRule has no fields \['paht'",
+    ),
     ('train.batch_size=0', 'train.batch_size is 0; accepted: 1 or more'),
   ],
 )

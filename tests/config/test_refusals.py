@@ -1,5 +1,7 @@
 """Each group of fields refuses what cannot be, in one line."""
 
+import math
+
 from example_config import TASKS
 import pytest
 
@@ -306,6 +308,84 @@ from imagen_jax import config as config_lib
       {'weight_decay': 0.1},
       "weight_decay is 0.1 with optimizer.name 'adafactor'",
     ),
+    (
+      'OptimizerConfig',
+      {'momentum': 1.0},
+      r'momentum is 1.0; accepted: \[0, 1',
+    ),
+    (
+      'OptimizerConfig',
+      {'name': 'adam', 'momentum': 0.9},
+      "momentum is 0.9 with optimizer.name 'adam'; accepted: 0, as b1 is Adam",
+    ),
+    (
+      'OptimizerConfig',
+      {'name': 'adam', 'moment_dtype': 'int8'},
+      "moment_dtype is 'int8'; accepted: 'float32', 'bfloat16'",
+    ),
+    (
+      'OptimizerConfig',
+      {'moment_dtype': 'bfloat16'},
+      "moment_dtype is 'bfloat16' without a moment; accepted: float32, opt",
+    ),
+    (
+      'OptimizerConfig',
+      {'rules': (config_lib.ParameterRule('a', freeze=True),) * 2},
+      r"optimizer.rules has the paths \['a', 'a'\]; accepted: each once",
+    ),
+    (
+      'OptimizerConfig',
+      {'rules': (config_lib.ParameterRule('a', weight_decay=0.1),)},
+      r"rules\[a\].weight_decay is 0.1 with optimizer.name 'adafactor'",
+    ),
+    ('ParameterRule', {'path': '', 'freeze': True}, 'path is empty; accepted'),
+    (
+      'ParameterRule',
+      {'path': 'a'},
+      r'rules\[a\] changes nothing; accepted: a',
+    ),
+    (
+      'ParameterRule',
+      {'path': 'a', 'learning_rate': 0.0},
+      r'rules\[a\].learning_rate is 0.0; accepted: numbers above 0',
+    ),
+    (
+      'ParameterRule',
+      {'path': 'a', 'weight_decay': -1.0},
+      r'rules\[a\].weight_decay is -1.0; accepted: 0 or more',
+    ),
+    (
+      'ParameterRule',
+      {'path': 'a', 'weight_decay': math.inf},
+      r'rules\[a\].weight_decay is inf; accepted: finite numbers',
+    ),
+    (
+      'ParameterRule',
+      {'path': 'a', 'freeze': True, 'learning_rate': 0.5},
+      'has freeze with learning_rate 0.5 and weight_decay None; accepted: fre',
+    ),
+    (
+      'TrainConfig',
+      {'ema_lengths': (0.05, 0.3)},
+      r'ema_lengths is \(0.05, 0.3\); accepted: different numbers above 0, to',
+    ),
+    (
+      'TrainConfig',
+      {'ema_lengths': (0.05, 0.05)},
+      'accepted: different number',
+    ),
+    ('TrainConfig', {'ema_lengths': (0.0,)}, 'ema_lengths is .*above 0'),
+    ('TrainConfig', {'ema_snapshot_every': -1}, 'ema_snapshot_every is -1'),
+    (
+      'TrainConfig',
+      {'ema_snapshot_every': 5},
+      'ema_snapshot_every is 5 with train.ema_lengths empty; accepted: 0, or',
+    ),
+    (
+      'TrainConfig',
+      {'ema_snapshot_dtype': 'float16'},
+      "ema_snapshot_dtype is 'float16'; accepted: 'float32', 'bfloat16'",
+    ),
     ('MeshConfig', {'data': 0}, r'is \(0, 1, 1\); accepted: positive'),
     ('MeshConfig', {'fsdp': -1}, 'at most one of them -1'),
     ('MeshConfig', {'simulated_devices': -1}, 'simulated_devices is -1'),
@@ -319,9 +399,29 @@ from imagen_jax import config as config_lib
     ('TrainConfig', {'num_steps': 0}, 'train.num_steps is 0'),
     ('TrainConfig', {'log_every': 0}, 'train.log_every is 0'),
     ('TrainConfig', {'checkpoint_every': 0}, 'checkpoint_every is 0'),
+    ('GuardConfig', {'policy': 'go'}, "guard.policy is 'go'; accepted: 'stop'"),
+    (
+      'GuardConfig',
+      {'spike_factor': 0.5},
+      'factor is 0.5; accepted: 0, or abo',
+    ),
+    ('GuardConfig', {'window': 0}, 'guard.window is 0'),
+    ('GuardConfig', {'most': 0}, 'guard.most is 0'),
+    ('GuardConfig', {'rewind_steps': 0}, 'guard.rewind_steps is 0'),
+    ('GuardConfig', {'pass_over': (3, 0)}, 'guard.pass_over is 0'),
+    ('KeepConfig', {'every_steps': -1}, 'keep.every_steps is -1'),
+    ('KeepConfig', {'every_hours': -1.0}, 'keep.every_hours is -1.0'),
+    ('KeepConfig', {'best': -1}, 'keep.best is -1'),
+    ('KeepConfig', {'metric': ''}, "keep.metric is ''"),
+    ('KeepConfig', {'mode': 'least'}, "keep.mode is 'least'; accepted: 'min'"),
     ('TrainConfig', {'keep_checkpoints': 0}, 'keep_checkpoints is 0'),
     ('TrainConfig', {'sample_every': -1}, 'sample_every is -1'),
     ('TrainConfig', {'num_samples': 0}, 'num_samples is 0'),
+    ('TrainConfig', {'eval_every': -1}, 'eval_every is -1'),
+    ('TrainConfig', {'num_eval_examples': 0}, 'num_eval_examples is 0'),
+    ('TrainConfig', {'eval_logsnr': ()}, r'eval_logsnr is \[\]; accepted: one'),
+    ('TrainConfig', {'eval_logsnr': (1, 0)}, r'is \[1, 0\]; .* ascending'),
+    ('TrainConfig', {'eval_aug_level': 1.1}, r'eval_aug_level is 1.1; .*\[0,'),
     ('TrainConfig', {'ema_decay': 1.0}, r'ema_decay is 1.0; .*\[0, 1\)'),
   ],
 )

@@ -52,14 +52,20 @@ def test_a_batch_is_host_local_numpy(whole):
   np.testing.assert_array_equal(batch['slot'], np.arange(8))
   for caption, key in zip(batch['caption'], batch['key']):
     assert caption.split()[1] == key[1:]
+  # The second task counts from 200.
+  of_key = ['ab'[int(key[1:]) >= 200] for key in batch['key']]
+  assert batch['task'] == of_key
+  assert set(of_key) == {'a', 'b'}
   assert batch.keys() == {
     'image',
     'lowres',
     'text_embed',
     'text_mask',
     'slot',
+    'place',
     'caption',
     'key',
+    'task',
   }
 
 
@@ -69,6 +75,7 @@ def test_pictures_are_those_that_the_captions_tell(toy, twenty):
   for image, key in zip(batch['image'], batch['key']):
     pixels = np.round((image + 1) * 127.5)
     np.testing.assert_array_equal(pixels, toy.picture(int(key[1:])))
+  assert set(batch['task']) == {'a'}
 
 
 @pytest.mark.parametrize('hosts', [2, 4])

@@ -22,7 +22,7 @@ time.sleep(600)
 @pytest.fixture
 def host(repo, tmp_path):
   """Runs a command of host.sh in a home folder of its own."""
-  env = {**os.environ, 'HOME': str(tmp_path)}
+  env = {**os.environ, 'HOME': str(tmp_path), 'RESTART_SECONDS': '0.2'}
 
   def run(*words, status=0):
     done = subprocess.run(
@@ -76,6 +76,53 @@ def test_a_new_job_keeps_the_last_ones_log(host, tmp_path):
     assert f'ended with status {status}: {word}' in host('status')
   (old,) = job.glob('log.*')
   assert old.read_text() == 'first\n'
+
+
+# Ends with each of some statuses in turn, then with 0.
+TURNS = """
+next=$(head -n 1 turns)
+sed -i 1d turns
+echo "turn $next"
+exit "${next:-0}"
+"""
+
+
+@pytest.mark.parametrize(
+  'restarts, turns, expected',
+  [
+    (5, [75, 143, 137, 134], [75, 143, 137, 134, 0]),
+    (1, [75, 75, 75], [75, 75]),
+    (0, [75], [75]),
+    # Again would be no better: a mistake, a broken loss.
+    (5, [2], [2]),
+    (5, [75, 1], [75, 1]),
+  ],
+)
+def test_a_job_is_run_again_where_that_helps(
+  restarts, turns, expected, host, tmp_path
+):
+  job = tmp_path / 'imagen_jax_job'
+  file = tmp_path / 'turns'
+  file.write_text(''.join(f'{turn}\n' for turn in turns))
+  code = TURNS.replace('turns', str(file))
+  host('start', '--restart', str(restarts), 'bash', '-c', code)
+  wait_for(lambda: (job / 'exit').exists())
+  assert (job / 'exit').read_text() == f'{expected[-1]}\n'
+  said = (job / 'log').read_text().splitlines()
+  found = [line for line in said if line.startswith('turn')]
+  assert len(found) == len(expected)
+  assert len(said) == 2 * len(expected) - 1
+
+
+def test_a_job_that_was_told_to_stop_is_not_run_again(host, tmp_path):
+  job = tmp_path / 'imagen_jax_job'
+  code = JOB.replace('sys.exit(3)', 'sys.exit(143)')
+  host('start', '--restart', '9', sys.executable, '-c', code)
+  wait_for(lambda: (job / 'log').read_text().endswith('\n'))
+  host('stop')
+  wait_for(lambda: (job / 'exit').exists())
+  assert (job / 'exit').read_text() == '143\n'
+  assert (job / 'log').read_text().count('saved') == 1
 
 
 def test_a_host_that_went_down_is_told_from_one_that_ended(host, tmp_path):

@@ -204,6 +204,11 @@ def test_run_on_one_host(pod):
   assert call[:-1] == [*SSH, '--worker=0']
   assert call[-1].endswith('start imagen-jax export')
 
+  words = ['--restart', '7', '--host', '1', 'imagen-jax', 'train']
+  _, _, (call,) = pod('run', *words)
+  assert call[:-1] == [*SSH, '--worker=1']
+  assert call[-1].endswith('start --restart 7 imagen-jax train')
+
   status, output, calls = pod('run', '--host', 'first', 'imagen-jax')
   assert status != 0
   assert "host is 'first'; accepted: 0, 1" in output
@@ -311,6 +316,7 @@ def test_each_setting_must_be_set(pod, name):
   [
     (['start'], {}, "no command 'start'; accepted: create, push, run"),
     (['run'], {}, 'run needs a command, such as: imagen-jax train'),
+    (['run', '--restart', 'x', 'y'], {}, "--restart is 'x'; accepted: 0, 1"),
     (['logs', 'all'], {}, "host is 'all'; accepted: 0, 1, ..."),
     (['ssh', '-1'], {}, "host is '-1'"),
     (['fetch', 'x'], {}, 'fetch needs SRC'),

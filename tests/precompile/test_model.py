@@ -233,6 +233,5 @@ def test_the_dearest_parts_come_first(write):
   assert found[0][2] == pytest.approx(30 / CHIP.clock)
 
 
-def test_mfu_and_images():
-  assert model.mfu(CHIP.peak_flops, 2.0, CHIP) == 0.5
+def test_images_a_second():
   assert model.images_per_second(64, 2.0, 4) == 8

@@ -72,9 +72,33 @@ def test_a_state_comes_back_on_another_mesh(tmp_path):
     assert checkpointer.said(3).identity == IDENTITY
 
 
+def test_a_state_without_further_averages_is_laid_out_as_ever(tmp_path):
+  """So that what was saved before there were any can be restored."""
+  plain = state(1, places())
+  more = plain.replace(step=plain.step + 1, ema_powers={'0.1': plain.params})
+  with checkpoint.Checkpointer(str(tmp_path)) as checkpointer:
+    checkpointer.save(plain, {}, CONFIG, IDENTITY)
+    checkpointer.save(more, {}, CONFIG, IDENTITY)
+  names = []
+  with checkpoint.Checkpointer(str(tmp_path)) as checkpointer:
+    for step in (1, 2):
+      metadata = tmp_path / 'checkpoints' / str(step) / 'state' / '_METADATA'
+      names.append('ema_powers' in metadata.read_text())
+      names.append('ema_powers' in checkpointer.said(step).digests)
+    shapes = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+      more,
+    )
+    restored, _ = checkpointer.restore(2, shapes)
+  assert names == [False, False, True, True]
+  assert_equal(restored, more)
+
+
 def test_the_newest_are_kept_and_none_is_left_out(tmp_path):
   shardings = places()
-  with checkpoint.Checkpointer(str(tmp_path), keep=2) as checkpointer:
+  train = config_lib.TrainConfig(keep_checkpoints=2)
+  cfg = config_lib.Config(train=train)
+  with checkpoint.Checkpointer(str(tmp_path), config=cfg) as checkpointer:
     # One on the heels of the other, as when a signal comes after a save.
     for step in (1, 2, 3, 4):
       checkpointer.save(state(step, shardings), {}, CONFIG, IDENTITY)
@@ -82,6 +106,25 @@ def test_the_newest_are_kept_and_none_is_left_out(tmp_path):
     assert checkpointer.steps() == [3, 4]
     restored, _ = checkpointer.restore(3, abstract(shardings))
     assert_equal(restored, state(3, shardings))
+
+
+def test_the_best_are_kept_over_resumes(tmp_path):
+  shardings = places()
+  cfg = config_lib.Config(
+    train=config_lib.TrainConfig(keep_checkpoints=1),
+    keep=config_lib.KeepConfig(best=2, metric='valid'),
+  )
+  judged = {1: 5.0, 2: 1.0, 3: 4.0, 4: 2.0, 5: 3.0, 6: None}
+  for steps in ((1, 2, 3), (4, 5, 6)):
+    with checkpoint.Checkpointer(str(tmp_path), config=cfg) as checkpointer:
+      for step in steps:
+        value = judged[step] and {'valid': judged[step]}
+        data = {'judged': value}
+        checkpointer.save(state(step, shardings), data, CONFIG, IDENTITY)
+  with checkpoint.Checkpointer(str(tmp_path)) as checkpointer:
+    assert checkpointer.steps() == [2, 4, 6]
+    checkpointer.drop(4)
+    assert checkpointer.steps() == [2, 6]
 
 
 def test_a_save_that_cannot_be_is_no_silence(tmp_path):
@@ -99,12 +142,12 @@ def test_averages_are_read_alone_and_by_name(tmp_path):
   with checkpoint.Checkpointer(str(tmp_path)) as checkpointer:
     checkpointer.save(saved, {}, CONFIG, IDENTITY)
   with checkpoint.Checkpointer(str(tmp_path), create=False) as checkpointer:
-    shapes = checkpointer.ema_shapes(5)
+    shapes = checkpointer.shapes(5, 'ema_params')
     assert {name: s.shape for name, s in shapes.items()} == dict.fromkeys(
       ('block/bias', 'block/kernel', 'out/bias'), (8, 8)
     )
     names = ['block/kernel', 'out/bias']
-    arrays = checkpointer.restore_ema(5, names)
+    arrays = checkpointer.restore_some(5, 'ema_params', names)
   assert list(arrays) == names
   assert all(type(array) is np.ndarray for array in arrays.values())
   ema = saved.ema_params

@@ -3,11 +3,13 @@
 A network that ignores an input trains all the same, and only its samples tell.
 """
 
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from imagen_jax import config
@@ -169,3 +171,40 @@ def test_masked_tokens_do_not_count(name):
   expected = run(z, logsnr, cond)
   limit = 1e-5 * np.abs(expected).max()
   np.testing.assert_allclose(found, expected, rtol=0, atol=limit)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['base', 'sr256'])
+def test_microbatches_have_the_large_batchs_gradients(name):
+  """Of a real network, which is given an estimate of its own."""
+  stage = dataclasses.replace(
+    STAGES[name], diffusion=config.DiffusionConfig(self_condition=True)
+  )
+  run = config.Config(
+    stage=stage, text=config.TextConfig(max_length=4, embed_dim=6)
+  )
+  params = sharding.unbox(state_lib.abstract_params(run))
+  leaves, treedef = jax.tree.flatten(params)
+  params = treedef.unflatten(
+    0.3 * normal(number, *leaf.shape) for number, leaf in enumerate(leaves)
+  )
+  mask = jnp.arange(4)[None] < 1 + jnp.arange(8)[:, None] % 4
+  text = structs.TextCond(normal(50, 8, 4, 6) * mask[..., None], mask)
+  lowres = normal(51, 8, 4, 4, 3) if stage.lowres_size else None
+  batch = structs.Batch(jnp.tanh(normal(52, 8, 8, 8, 3)), text, lowres)
+
+  def gradients(parts):
+    train = config.TrainConfig(batch_size=8, microbatches=parts)
+    changed = dataclasses.replace(run, train=train)
+    keys = step_lib.step_keys(0, 3)
+    return QUICK(lambda p: step_lib.gradients(p, batch, keys, changed))(params)
+
+  (whole, losses), (found, same) = gradients(1), gradients(4)
+  np.testing.assert_allclose(same['loss'], losses['loss'], rtol=1e-5)
+  size = lambda tree: float(optax.tree.norm(tree))
+  error = jax.tree.map(lambda a, b: a - b, found, whole)
+  assert size(whole) > 0.01
+  assert size(error) < 1e-5 * size(whole)
+  # And of each parameter by itself, but for what has next to none.
+  for part, of in zip(jax.tree.leaves(error), jax.tree.leaves(whole)):
+    assert size(part) < 1e-3 * size(of) + 1e-7 * size(whole)

@@ -1,16 +1,11 @@
-"""Two processes of four simulated devices each, as two hosts of a pod."""
+"""Processes with eight simulated devices together, as hosts of a pod."""
 
-import contextlib
 import json
-import pathlib
 import re
 import shutil
 import signal
-import socket
-import subprocess
-import sys
-import time
 
+import host_runs
 import numpy as np
 import pytest
 
@@ -18,7 +13,6 @@ from imagen_jax import config as config_lib
 from imagen_jax.train import loop
 
 pytestmark = pytest.mark.slow
-PATIENCE = 600  # Seconds until a hang is called one.
 
 # The command, in processes that count other records: of one task, so many read
 # that they take more than 32 bits, and of the other, the first process none.
@@ -35,58 +29,14 @@ sys.exit(main.main(sys.argv[1:]))
 """
 
 
-@contextlib.contextmanager
-def started(tiny, workdir, *assignments, program=('-m', 'imagen_jax')):
-  """Starts both processes of a run, and lets none of them stay."""
-  with socket.socket() as free:
-    free.bind(('localhost', 0))
-    address = f'localhost:{free.getsockname()[1]}'
-  flags = ['--config', tiny, '--workdir', str(workdir)]
-  for each in ('mesh.simulated_devices=4', 'mesh.fsdp=4', *assignments):
-    flags += ['--set', each]
-  flags += ['--coordinator', address, '--num-processes', '2']
-  with contextlib.ExitStack() as stack:
-    processes = []
-    for number in range(2):
-      file = stack.enter_context(open(f'{workdir}.{number}', 'w'))
-      argv = [sys.executable, *program, 'train', *flags]
-      process = subprocess.Popen(
-        [*argv, '--process-id', str(number)], stderr=file
-      )
-      stack.callback(process.wait)
-      stack.callback(process.kill)
-      processes.append(process)
-    yield processes
-
-
-def said(workdir):
-  """What each process has written to stderr."""
-  return [
-    pathlib.Path(f'{workdir}.{number}').read_text() for number in range(2)
-  ]
-
-
-def finish(processes):
-  """Waits for both; returns their exit statuses."""
-  return [process.wait(PATIENCE) for process in processes]
-
-
-def wait_for_metrics(workdir, processes):
-  """Returns when the first line is written."""
-  deadline = time.monotonic() + PATIENCE
-  file = workdir / 'metrics.jsonl'
-  while not (file.exists() and file.read_text()):
-    assert time.monotonic() < deadline
-    assert not any(process.poll() for process in processes), said(workdir)
-    time.sleep(0.2)
-
-
 def test_two_processes_compute_what_one_does(tiny, trained, runs, tmp_path):
   workdir = tmp_path / 'run'
   options = {'program': ('-c', COUNTS)}
-  with started(tiny, workdir, 'train.sample_every=8', **options) as processes:
-    assert finish(processes) == [0, 0], said(workdir)
-  first, second = said(workdir)
+  seen = ['sample_every=8', 'eval_every=4', 'num_eval_examples=12']
+  settings = [f'train.{each}' for each in seen]
+  with host_runs.started(tiny, workdir, *settings, **options) as hosts:
+    assert hosts.finish() == [0, 0], hosts.said()
+  first, second = hosts.said()
   assert 'mesh (data 2, fsdp 4, model 1) on 2 host(s)' in first
   assert 'trained to step 8' in first
   assert 'tiny16' not in second
@@ -96,6 +46,12 @@ def test_two_processes_compute_what_one_does(tiny, trained, runs, tmp_path):
   for line, wanted in zip(lines, expected):
     for name, value in line.items():
       np.testing.assert_allclose(value, wanted[name], rtol=1e-5)
+  seen, wanted = runs.seen(workdir), runs.seen(trained)
+  assert seen.keys() == wanted.keys() == {4, 8}
+  for step, values in wanted.items():
+    for name, value in values.items():
+      limits = {'atol': 1e-3} if name.startswith('sample_') else {'rtol': 1e-4}
+      np.testing.assert_allclose(seen[step][name], value, **limits)
   for line in (workdir / 'metrics.jsonl').read_text().splitlines():
     values = json.loads(line)
     assert values['records_read'] == 2 * 10**10 + 101
@@ -124,36 +80,63 @@ def test_two_processes_compute_what_one_does(tiny, trained, runs, tmp_path):
 
 
 @pytest.mark.parametrize(
-  'which, number', [(1, signal.SIGTERM), (0, signal.SIGINT)]
+  'which, number, count',
+  [(1, signal.SIGTERM, 2), (0, signal.SIGINT, 2), (3, signal.SIGTERM, 4)],
 )
-def test_a_signal_to_one_stops_both_at_one_step(
-  which, number, tiny, runs, tmp_path
+def test_a_signal_to_one_stops_all_at_one_step(
+  which, number, count, tiny, runs, tmp_path
 ):
   workdir = tmp_path / 'run'
   endless = ('train.num_steps=1000000', 'train.checkpoint_every=1000000')
-  with started(tiny, workdir, *endless) as processes:
-    wait_for_metrics(workdir, processes)
-    processes[which].send_signal(number)
-    status = finish(processes)
+  with host_runs.started(tiny, workdir, *endless, count=count) as hosts:
+    hosts.until_metrics()
+    hosts.processes[which].send_signal(number)
+    status = hosts.finish()
   # Ctrl-C is passed on as the signal that hosts agree upon.
-  assert status == [128 + signal.SIGTERM] * 2, said(workdir)
+  assert status == [128 + signal.SIGTERM] * count, hosts.said()
   (step,) = runs.steps(workdir)
-  assert re.search(f'saved step {step}; go on with: /', said(workdir)[0])
+  assert re.search(f'saved step {step}; go on with: /', hosts.said()[0])
 
 
-def test_where_one_dies_the_other_ends(tiny, runs, tmp_path):
-  """And does not wait for it; what was saved is there to go on from."""
+# The command, in whose step 5 each process finds pictures that are no numbers.
+SPOILED = """
+import sys
+import numpy as np
+from imagen_jax.cli import main
+from imagen_jax.train import loop
+to_batch = loop._to_batch
+def spoil(rows):
+  batch = to_batch(rows)
+  bad = rows['slot'][0] // 8 == 4
+  return batch.replace(image=batch.image * np.float32(np.nan)) if bad else batch
+loop._to_batch = spoil
+sys.exit(main.main(sys.argv[1:]))
+"""
+
+
+def test_all_hosts_rewind_alike(tiny, runs, tmp_path):
   workdir = tmp_path / 'run'
-  endless = ('train.num_steps=1000000', 'train.checkpoint_every=2')
-  with started(tiny, workdir, *endless) as processes:
-    wait_for_metrics(workdir, processes)
-    deadline = time.monotonic() + PATIENCE
-    while not runs.steps(workdir):
-      assert time.monotonic() < deadline, said(workdir)
-      time.sleep(0.2)
-    processes[1].kill()
-    begun = time.monotonic()
-    status = processes[0].wait(PATIENCE)
-  assert status not in (0, 128 + signal.SIGTERM), said(workdir)
-  assert time.monotonic() - begun < 150, said(workdir)
-  assert runs.steps(workdir)
+  options = {'program': ('-c', SPOILED)}
+  policy = 'guard.policy=rewind'
+  with host_runs.started(tiny, workdir, policy, **options) as hosts:
+    assert hosts.finish() == [0, 0], hosts.said()
+  assert 'loss is nan at step 5: went back to step 4, to' in hosts.said()[0]
+  told = ['guard.policy=rewind', 'guard.pass_over=[5]']
+  cfg = config_lib.override(config_lib.load(tiny), told)
+  assert loop.train(cfg, str(tmp_path / 'told')).step == 8
+  lines, expected = runs.metrics(workdir), runs.metrics(tmp_path / 'told')
+  assert len(lines) == len(expected) == 4
+  for line, wanted in zip(lines, expected):
+    assert line.keys() == wanted.keys()
+    for name, value in line.items():
+      np.testing.assert_allclose(value, wanted[name], rtol=1e-5)
+  listed = sorted((workdir / 'passed').iterdir())
+  assert [path.name for path in listed] == ['00000.jsonl', '00001.jsonl']
+  entries = [
+    json.loads(line)
+    for path in listed
+    for line in path.read_text().splitlines()
+  ]
+  # Between them they have the batch's eight.
+  assert len({(each['task'], each['key']) for each in entries}) == 8
+  assert {entry['step'] for entry in entries} == {5}

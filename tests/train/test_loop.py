@@ -19,6 +19,7 @@ from imagen_jax.text import write_store
 from imagen_jax.train import checkpoint
 from imagen_jax.train import loop
 from imagen_jax.train import metrics as metrics_lib
+from imagen_jax.train import views
 
 
 def config(tiny, *assignments):
@@ -93,7 +94,8 @@ def test_another_mesh_and_microbatches_give_the_same_losses(
   shutil.copytree(trained, tmp_path / 'run')
   shutil.rmtree(tmp_path / 'run' / 'checkpoints' / '8')
   sizes = ['mesh.data=2', 'mesh.fsdp=2', 'mesh.model=2']
-  sizes.append('train.microbatches=2')
+  sizes += ['train.microbatches=2', 'train.sample_every=8']
+  sizes += ['train.eval_every=4', 'train.num_eval_examples=12']
   # Data that was moved is the same data.
   path = config(tiny).data.tasks[0].path
   (tmp_path / 'moved').symlink_to(path)
@@ -108,6 +110,13 @@ def test_another_mesh_and_microbatches_give_the_same_losses(
     # The order of sums differs; Adam's first steps enlarge that.
     for name, value in line.items():
       np.testing.assert_allclose(value, expected[name], rtol=1e-5)
+  seen, expected = runs.seen(tmp_path / 'run'), runs.seen(trained)
+  assert seen[4] == expected[4]
+  assert seen[8].keys() == expected[8].keys()
+  for name, value in expected[8].items():
+    # Colours are counted in bytes, of which some round the other way.
+    limits = {'atol': 1e-3} if name.startswith('sample_') else {'rtol': 1e-4}
+    np.testing.assert_allclose(seen[8][name], value, **limits)
 
 
 def test_a_finished_run_is_left_alone(tiny, trained, runs):
@@ -143,39 +152,43 @@ def test_refused_before_the_first_step(tiny, trained, assignments, words):
   assert (trained / 'metrics.jsonl').read_text() == before
 
 
-def test_sample_grids_without_held_out_captions_are_refused(
-  tiny, tmp_path, monkeypatch
+@pytest.mark.parametrize('field', ['sample_every', 'eval_every'])
+def test_what_is_seen_without_held_out_captions_is_refused(
+  field, tiny, tmp_path, monkeypatch
 ):
   """And both ways out are told, of which one is taken."""
-  monkeypatch.setattr(loop.tasks_lib.source_lib.PictureSource, 'num_heldout', 0)
+  monkeypatch.setattr(
+    loop.opening.tasks_lib.source_lib.PictureSource, 'num_heldout', 0
+  )
   words = (
-    r"train.sample_every is 5, but data.tasks\[some\] has no 'heldout' split; "
-    'accepted: a dataset that has one, or train.sample_every=0$'
+    rf"train.{field} is 5, but data.tasks\[some\] has no 'heldout' split; "
+    f'accepted: a dataset that has one, or train.{field}=0$'
   )
   with pytest.raises(ValueError, match=words):
-    loop.train(config(tiny, 'train.sample_every=5'), str(tmp_path))
+    loop.train(config(tiny, f'train.{field}=5'), str(tmp_path))
   assert not (tmp_path / 'metrics.jsonl').exists()
   loop.train(config(tiny, 'train.num_steps=1'), str(tmp_path))
 
 
-def test_sample_grids_are_of_the_averaged_weights(
+def test_sample_grids_are_of_the_raw_and_of_the_averaged_weights(
   tiny, trained, runs, monkeypatch, tmp_path
 ):
   shutil.copytree(trained, tmp_path / 'run')
   shutil.rmtree(tmp_path / 'run' / 'checkpoints' / '8')
   given = []
-  draw = loop.samples_lib.Sampler.draw
+  draw = views.samples_lib.Sampler.draw
 
   def watch(self, params):
     given.append(jax.tree.map(np.array, params))
     return draw(self, params)
 
-  monkeypatch.setattr(loop.samples_lib.Sampler, 'draw', watch)
+  monkeypatch.setattr(views.samples_lib.Sampler, 'draw', watch)
   loop.train(config(tiny, 'train.sample_every=8'), str(tmp_path / 'run'))
   state = runs.state(tmp_path / 'run', 8)
-  (params,) = given
-  jax.tree.map(np.testing.assert_array_equal, params, state.ema_params)
-  differ = jax.tree.map(lambda a, b: (a != b).any(), params, state.params)
+  raw, averaged = given
+  jax.tree.map(np.testing.assert_array_equal, raw, state.params)
+  jax.tree.map(np.testing.assert_array_equal, averaged, state.ema_params)
+  differ = jax.tree.map(lambda a, b: (a != b).any(), averaged, raw)
   assert all(jax.tree.leaves(differ))
 
 
@@ -190,7 +203,33 @@ def test_a_changed_config_may_be_allowed(tiny, trained, runs, tmp_path):
   assert lines[2]['loss'] != before[2]['loss']
   text = (tmp_path / 'run' / 'config.json').read_text()
   assert config_lib.from_json(text) == cfg
+
+
+def test_steps_made_again_are_told_and_norms_may_be_asked_for_anew(
+  tiny, trained, runs, tmp_path
+):
+  shutil.copytree(trained, tmp_path / 'run')
+  shutil.rmtree(tmp_path / 'run' / 'checkpoints' / '8')
+  cfg = config(tiny, 'train.module_norms=true')
+  assert loop.train(cfg, str(tmp_path / 'run')) == loop.Outcome(8, None)
   text = (tmp_path / 'run' / 'metrics.jsonl').read_text()
+  first, *_, last = map(json.loads, text.splitlines())
+  written = (trained / 'goodput.jsonl').read_text().splitlines()
+  again = [
+    line['busy'] for line in map(json.loads, written) if line.get('step', 0) > 4
+  ]
+  assert last['resumes'] == 1 and first['resumes'] == 0
+  assert last['lost_seconds/repeated'] == pytest.approx(sum(again), abs=1e-5)
+  assert sum(again) > 0
+  assert (first['images_seen'], last['images_seen']) == (16, 64)
+  kinds = {name.partition('/')[0] for name in last if name.endswith('/down0')}
+  assert kinds == {'grad_norm', 'param_norm', 'update_norm'}
+  assert not [name for name in first if name.endswith('/down0')]
+  # The norms change nothing of what is computed.
+  for line, wanted in zip(
+    runs.metrics(tmp_path / 'run'), runs.metrics(trained)
+  ):
+    assert {name: line[name] for name in wanted} == wanted
 
 
 @pytest.fixture
@@ -267,7 +306,9 @@ def test_what_was_left_out_is_told_and_counted_on_where_a_run_resumes(
   line = last_line()
   assert (line['records_read'], line['bad_records']) == (9, 3)
   assert (line['dropped_records'], line['dropped_share']) == (3, 1 / 3)
-  of_tasks = {name: line[name] for name in line if '/' in name}
+  of_tasks = {
+    name: line[name] for name in line if 'records' in name and '/' in name
+  }
   assert of_tasks == {
     'records_read/some': 9,
     'bad_records/some': 3,

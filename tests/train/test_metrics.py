@@ -7,7 +7,6 @@ import time
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from tensorboard.backend.event_processing import event_accumulator
 
 from imagen_jax.train import metrics as metrics_lib
@@ -166,31 +165,6 @@ def test_numbers_are_asked_for_before_any_is_waited_for():
   # What was fetched stays.
   assert interval.flush()['loss'] == 2.0
   assert len(events) == 12
-
-
-@pytest.mark.parametrize(
-  'bad, expected',
-  [
-    ({}, None),
-    ({1: {'loss': math.inf}}, (2, 'loss', math.inf)),
-    ({3: {'grad_norm': -math.inf}}, (0, 'grad_norm', -math.inf)),
-    ({0: {'loss': math.inf}, 2: {'loss': math.inf}}, (3, 'loss', math.inf)),
-    ({2: {'loss_t0': math.nan}}, None),
-  ],
-)
-def test_the_first_bad_step_is_named(bad, expected):
-  interval = metrics_lib.Interval(batch_size=4)
-  for number in range(4):
-    interval.add(step(1.0) | bad.get(number, {}))
-  assert interval.first_bad() == expected
-
-
-def test_a_loss_that_is_no_number_is_bad():
-  interval = metrics_lib.Interval(batch_size=4)
-  interval.add(step(math.nan))
-  ago, name, value = interval.first_bad()
-  assert (ago, name) == (0, 'loss')
-  assert math.isnan(value)
 
 
 def test_a_full_disk_costs_no_line(tmp_path, capsys):

@@ -42,7 +42,9 @@ def cfg(tiny, tmp_path_factory):
       identity.of(text),
       rows=text.rows,
     )
-    train = dataclasses.replace(plain.train, sample_every=8)
+    train = dataclasses.replace(
+      plain.train, sample_every=8, eval_every=8, num_eval_examples=12
+    )
     yield dataclasses.replace(plain, text=text, train=train)
 
 
@@ -80,6 +82,7 @@ def test_a_run_goes_on_online_bit_for_bit(
   online = config_lib.override(cfg, [*sizes, 'text.online=true', 'text.store='])
   loop.train(online, str(tmp_path / 'run'))
   runs.assert_same(tmp_path / 'run', expected, 8)
+  assert runs.seen(tmp_path / 'run') == runs.seen(expected)
   assert picture(tmp_path / 'run') == picture(expected)
 
 
@@ -100,7 +103,8 @@ def test_captions_that_are_cut_are_counted(cfg, from_store, tmp_path, capfd):
       r'\d+ of \d+ captions that this host has encoded were cut to .*, 24 tok',
     ),
   ):
-    changed = config_lib.override(cfg, ['train.sample_every=0', *settings])
+    blind = ['train.sample_every=0', 'train.eval_every=0']
+    changed = config_lib.override(cfg, [*blind, *settings])
     loop.train(changed, str(tmp_path / 'run'), allow_config_change=True)
     assert re.search(words, capfd.readouterr().err)
     shutil.rmtree(tmp_path / 'run' / 'checkpoints' / '8', ignore_errors=True)

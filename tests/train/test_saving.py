@@ -1,5 +1,7 @@
 """Saves that fail: told, tried again, and bounded."""
 
+import dataclasses
+import sys
 import types
 
 import numpy as np
@@ -182,6 +184,24 @@ def test_all_hosts_try_again_where_one_fails(here, said, monkeypatch):
   assert saver.due(11)
   reason = '[Errno 28] No space left' if here else 'another host says why'
   assert reason in said[0]
+
+
+def test_a_metric_that_no_line_has_is_told_once(said, monkeypatch):
+  best = config_lib.KeepConfig(best=1, metric='valid')
+  judging = dataclasses.replace(CONFIG, keep=best)
+  monkeypatch.setattr(sys.modules[__name__], 'CONFIG', judging)
+  storage = Storage()
+  saver = saver_of(storage, said)
+  for step in (10, 20):
+    saver.save(step, None, {'step': step, 'judged': None})
+  (line,) = said
+  assert line == (
+    'the checkpoint of step 10 is not judged by keep.metric, as no line of '
+    "metrics has had 'valid' so far"
+  )
+  saver = saver_of(storage, said)
+  saver.save(30, None, {'step': 30, 'judged': {'valid': 1.0}})
+  assert len(said) == 1
 
 
 def test_the_time_it_takes_is_counted(said, monkeypatch):

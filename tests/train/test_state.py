@@ -103,6 +103,23 @@ def test_parameters_depend_on_the_seed_and_not_on_the_mesh(tiny, sharded):
   assert any(jax.tree.leaves(differ.params))
 
 
+def test_further_averages_lie_as_parameters_do(tiny, sharded):
+  abstract, _ = sharded
+  assert abstract.ema_powers == {}
+  changes = ['mesh.data=2', 'mesh.fsdp=2', 'mesh.model=2']
+  cfg = config_lib.override(
+    config_lib.load(tiny), [*changes, 'train.ema_lengths=[0.05,0.1]']
+  )
+  mesh = sharding.make_mesh(cfg.mesh)
+  tx = optimizer.make_optimizer(cfg)
+  shardings = state_lib.state_shardings(cfg, tx, mesh)
+  found = state_lib.abstract_state(cfg, tx, shardings)
+  assert list(found.ema_powers) == ['0.05', '0.1']
+  for average in found.ema_powers.values():
+    assert average == abstract.params
+  assert found.replace(ema_powers={}) == abstract
+
+
 @pytest.mark.parametrize('row, has_lowres', [('base', False), ('sr', True)])
 def test_example_inputs_are_the_stages(tiny, row, has_lowres):
   cfg = config_lib.load(f'{tiny}:{row}')

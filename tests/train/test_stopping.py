@@ -14,10 +14,10 @@ def test_a_signal_is_noted_and_the_old_handler_comes_back(number):
   old = signal.signal(number, lambda *_: seen.append('old'))
   try:
     with stopping.Stopper() as stopper:
-      assert stopper.should_stop(1) is None
+      assert stopper.should_stop() is None
       os.kill(os.getpid(), number)
-      assert stopper.should_stop(2) == number
-      assert stopper.should_stop(3) == number
+      assert stopper.should_stop() == number
+      assert stopper.should_stop() == number
     assert not seen
     os.kill(os.getpid(), number)
     assert seen == ['old']
@@ -28,7 +28,7 @@ def test_a_signal_is_noted_and_the_old_handler_comes_back(number):
 def test_ctrl_c_says_what_it_does_and_a_second_one_stops_at_once(capfd):
   with stopping.Stopper() as stopper:
     os.kill(os.getpid(), signal.SIGINT)
-    assert stopper.should_stop(1) == signal.SIGINT
+    assert stopper.should_stop() == signal.SIGINT
     assert 'stopping after this step; Ctrl-C again' in capfd.readouterr().err
     with pytest.raises(KeyboardInterrupt):
       os.kill(os.getpid(), signal.SIGINT)
@@ -38,4 +38,4 @@ def test_a_second_sigterm_changes_nothing():
   with stopping.Stopper() as stopper:
     for _ in range(2):
       os.kill(os.getpid(), signal.SIGTERM)
-    assert stopper.should_stop(1) == signal.SIGTERM
+    assert stopper.should_stop() == signal.SIGTERM
