@@ -13,6 +13,7 @@ from imagen_jax import config as config_lib
 from imagen_jax import sharding
 from imagen_jax import storage
 from imagen_jax.train import checkpoint
+from imagen_jax.train import damage
 from imagen_jax.train import digest
 from imagen_jax.train import posthoc
 from imagen_jax.train import state
@@ -131,7 +132,7 @@ def export_length(
       shapes, said = average.shapes(), average.said
       text, files = _write_files(out, said, shapes, average.read, shard_bytes)
       average.check()
-  except checkpoint.DamagedError as error:
+  except damage.DamagedError as error:
     folder = storage.Path(workdir) / checkpoint.SNAPSHOTS
     raise ValueError(
       f'{error}; it is a snapshot in {folder}; accepted: snapshots that are '

@@ -177,12 +177,13 @@ def tiny(tmp_path_factory):
 def trained(tiny, tmp_path_factory):
   """Workdir of the base run, trained to its end without a stop."""
   from imagen_jax import config
+  from imagen_jax.train import advance
   from imagen_jax.train import loop
 
   workdir = tmp_path_factory.mktemp('trained') / 'run'
   seen = ['sample_every=8', 'eval_every=4', 'num_eval_examples=12']
   cfg = config.override(config.load(tiny), [f'train.{each}' for each in seen])
-  assert loop.train(cfg, str(workdir)) == loop.Outcome(8, None)
+  assert loop.train(cfg, str(workdir)) == advance.Outcome(8, None)
   return workdir
 
 

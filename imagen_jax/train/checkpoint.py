@@ -5,7 +5,6 @@ which the config does not say, as it names a place and not what lies there; and
 digests of all that is saved, by which damage is told when it is read.
 """
 
-import collections
 import dataclasses
 import pathlib
 
@@ -16,33 +15,15 @@ import orbax.checkpoint as ocp
 
 from imagen_jax import config
 from imagen_jax import storage
+from imagen_jax.train import damage
 from imagen_jax.train import digest
 from imagen_jax.train import keeping
+from imagen_jax.train import parts as parts_lib
 from imagen_jax.train import state as state_lib
-
-_SLICE_BYTES = 1 << 20
-
-# Letters of what others say of a damaged file; they say more.
-_TOLD = 300
 
 # Folders of a workdir: of its checkpoints, of snapshots of its averages, and of
 # checkpoints that are damaged.
 CHECKPOINTS, SNAPSHOTS, DAMAGED = 'checkpoints', 'ema', 'damaged'
-
-# What TensorStore and the system say where nothing is known of what lies there.
-_UNKNOWN = (
-  'PERMISSION_DENIED',
-  'UNAUTHENTICATED',
-  'UNAVAILABLE',
-  'DEADLINE_EXCEEDED',
-  'RESOURCE_EXHAUSTED',
-  'Permission denied',
-  'Too many open files',
-)
-
-
-class DamagedError(ValueError):
-  """A checkpoint that cannot be read, or is not what was saved."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +48,7 @@ class Said:
     for name, found in digests.items():
       expected = self.digests.get(name, found)
       if found != expected:
-        raise DamagedError(
+        raise damage.DamagedError(
           f'checkpoint {self.step}: {name} is not what was saved (its digest '
           f'is {found}, was {expected})'
         )
@@ -112,7 +93,7 @@ class Checkpointer:
         **keeping.options(config),
       ),
       item_handlers={
-        'state': _state_handler(),
+        'state': parts_lib.handler(),
         'data': ocp.JsonCheckpointHandler(),
         'config': ocp.JsonCheckpointHandler(),
       },
@@ -157,7 +138,7 @@ class Checkpointer:
     said = {
       'json': config.to_json(cfg),
       'text_identity': identity,
-      'digests': digests_of(state, data),
+      'digests': parts_lib.digests_of(state, data),
     }
     self._manager.save(
       int(state.step),
@@ -166,7 +147,7 @@ class Checkpointer:
       force=True,
       metrics=data.get('judged'),
       args=ocp.args.Composite(
-        state=ocp.args.PyTreeSave(_parts(state)),
+        state=ocp.args.PyTreeSave(parts_lib.of(state)),
         data=ocp.args.JsonSave(data),
         config=ocp.args.JsonSave({**said, 'digest': digest.of_json(said)}),
       ),
@@ -210,11 +191,11 @@ class Checkpointer:
       DamagedError: where it cannot be read, on this host.
       ValueError: where storage does not say what there is.
     """
-    parts = _parts(abstract)
+    parts = parts_lib.of(abstract)
     args = ocp.args.PyTreeRestore(
       parts, restore_args=ocp.checkpoint_utils.construct_restore_args(parts)
     )
-    restored = self._read(step, 'state', _state_handler(), args)
+    restored = self._read(step, 'state', parts_lib.handler(), args)
     data = self._read_json(step, 'data')
     # Orbax may place a scalar on one device; a step wants the whole mesh.
     state = jax.tree.map(
@@ -258,7 +239,9 @@ class Checkpointer:
     said = self._read_json(step, 'config')
     expected = said.pop('digest', None)
     if 'json' not in said or expected not in (None, digest.of_json(said)):
-      raise DamagedError(f'checkpoint {step}: config is not what was saved')
+      raise damage.DamagedError(
+        f'checkpoint {step}: config is not what was saved'
+      )
     return Said(
       step,
       config.from_json(said['json']),
@@ -270,7 +253,9 @@ class Checkpointer:
     args = ocp.args.JsonRestore()
     found = self._read(step, item, ocp.JsonCheckpointHandler(), args)
     if not isinstance(found, dict):
-      raise DamagedError(f'checkpoint {step}: {item} is not what was saved')
+      raise damage.DamagedError(
+        f'checkpoint {step}: {item} is not what was saved'
+      )
     return found
 
   def _read(self, step, item, handler, args):
@@ -283,12 +268,7 @@ class Checkpointer:
       return handler.restore(path, args=args)
     # Of Orbax, TensorStore, JSON and the system: kinds of all sorts.
     except Exception as error:
-      for one in _chain(error):
-        if any(word in str(one) for word in _UNKNOWN):
-          raise storage.refusal('--workdir', path, 'read', one) from error
-      raise DamagedError(
-        f'checkpoint {step}: {item} cannot be read ({reason(error)})'
-      ) from error
+      raise damage.met(error, step, item, path) from error
 
   def shapes(self, step: int, part: str) -> dict[str, jax.ShapeDtypeStruct]:
     """Shape and type of each array of a part of the state, by 'a/b' name."""
@@ -316,65 +296,9 @@ class Checkpointer:
     args = ocp.args.PyTreeRestore(
       item, restore_args=to_numpy, partial_restore=True
     )
-    restored = self._read(step, 'state', _state_handler(), args)
+    restored = self._read(step, 'state', parts_lib.handler(), args)
     leaves = jax.tree.leaves_with_path(restored[part])
     return {_name(path): leaf for path, leaf in leaves}
-
-
-def digests_of(state: state_lib.TrainState, data: dict) -> dict[str, str]:
-  """Digests of the parts of a checkpoint, by name; to be asked of all hosts."""
-  found = {
-    name: digest.joined(digest.of_arrays(part))
-    for name, part in _parts(state).items()
-  }
-  return {**found, 'data': digest.of_json(data)}
-
-
-def _parts(state):
-  """The parts of a state by name; without further averages where it has none.
-
-  As checkpoints had it before there were any. What judges steps is part of the
-  position in the data.
-  """
-  # Ordered, as JAX would sort a plain dict, and its files not be those of old.
-  parts = collections.OrderedDict(
-    (f.name, getattr(state, f.name)) for f in dataclasses.fields(state)
-  )
-  parts.pop('watch', None)
-  if not parts.get('ema_powers', True):
-    del parts['ema_powers']
-  return parts
-
-
-def _state_handler():
-  """Reads and writes a pytree of arrays.
-
-  Where devices hold copies of an array, each writes a slice of it. To cut the
-  slices is a computation for each array and device, during which training
-  waits: it pays for large arrays alone.
-  """
-  arrays = ocp.type_handlers.ArrayHandler(
-    min_slice_bytes_for_replica_parallel=_SLICE_BYTES
-  )
-  return ocp.PyTreeCheckpointHandler(
-    type_handler_registry=ocp.type_handlers.create_type_handler_registry(
-      (jax.Array, arrays), (np.ndarray, ocp.type_handlers.NumpyHandler())
-    )
-  )
-
-
-def reason(error: BaseException) -> str:
-  """What was met first, in a line: Orbax wraps it."""
-  *_, first = _chain(error)
-  line = str(first).partition('\n')[0] or type(first).__name__
-  return line[:_TOLD]
-
-
-def _chain(error):
-  """Yields an error and what it was raised from."""
-  while error is not None:
-    yield error
-    error = error.__cause__
 
 
 def _name(path):

@@ -75,7 +75,7 @@ class Passing:
 
     Args:
       step: the last one.
-      steps: metrics of each, from `metrics.Interval.state`.
+      steps: metrics of each, from `interval.Interval.state`.
       sound: () -> the step of the newest checkpoint, once no save is under
         way.
 

@@ -14,6 +14,8 @@ import numpy as np
 from imagen_jax import config as config_lib
 from imagen_jax.text import identity as identity_lib
 from imagen_jax.train import checkpoint
+from imagen_jax.train import damage
+from imagen_jax.train import parts
 from imagen_jax.train import state as state_lib
 
 # What a host has found, worst last.
@@ -62,9 +64,9 @@ def newest(
       said = _together(checkpointer.said, step)
       check(said)
       state, data = _together(checkpointer.restore, step, abstract())
-      digests = checkpoint.digests_of(state, data)
+      digests = parts.digests_of(state, data)
       _together(said.check, digests)
-    except checkpoint.DamagedError as error:
+    except damage.DamagedError as error:
       damaged[step] = str(error)
       continue
     places = {old: checkpointer.set_aside(old) for old in damaged}
@@ -119,7 +121,7 @@ def _together(function, *args):
   result, error, status = None, None, _SOUND
   try:
     result = function(*args)
-  except checkpoint.DamagedError as found:
+  except damage.DamagedError as found:
     error, status = found, _DAMAGED
   except Exception as found:
     error, status = found, _FAILED
@@ -130,7 +132,7 @@ def _together(function, *args):
   if error and status >= worst:
     raise error
   if worst == _DAMAGED:
-    raise checkpoint.DamagedError('damaged, as another host sees it')
+    raise damage.DamagedError('damaged, as another host sees it')
   if worst == _FAILED:
     raise ValueError('another host cannot read a checkpoint, and says why')
   return result

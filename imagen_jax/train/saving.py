@@ -15,6 +15,7 @@ import numpy as np
 from imagen_jax import config as config_lib
 from imagen_jax import storage
 from imagen_jax.train import checkpoint
+from imagen_jax.train import damage
 from imagen_jax.train import state as state_lib
 
 # Intervals without a checkpoint after which training waits for one.
@@ -127,7 +128,7 @@ class Saver:
     try:
       self._checkpointer.save(state, data, self._config, self._identity)
     except Exception as error:  # What Orbax, TensorStore and the system raise.
-      self._broken = checkpoint.reason(error)
+      self._broken = damage.reason(error)
 
   def _settle(self, *, wait):
     """Learns how the last save stands, on all hosts; what failed is removed."""
@@ -159,7 +160,7 @@ class Saver:
     try:
       self._checkpointer.wait()
     except Exception as error:  # As in `_start`.
-      return _FAILED, checkpoint.reason(error)
+      return _FAILED, damage.reason(error)
     return _SAVED, ''
 
 

@@ -25,7 +25,7 @@ class Start:
   Attributes:
     step: finished updates.
     state: of the run.
-    kept: metrics since the last line, for `metrics.Interval`.
+    kept: metrics since the last line, for `interval.Interval`.
     read: records read before, less what `loader` has counted by now.
     judged: the metric that checkpoints are judged by, or None.
     images: that the network was trained on, each time counted.

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from imagen_jax.cli import main
+from imagen_jax.train import advance
 from imagen_jax.train import loop
 from imagen_jax.train import metrics
 
@@ -115,7 +116,7 @@ def test_wandb_is_handed_on_and_the_start_is_this_commands(
 
   def watch(config, workdir, **options):
     given.append(options)
-    return loop.Outcome(8, None)
+    return advance.Outcome(8, None)
 
   monkeypatch.setattr(loop, 'train', watch)
   before = time.time()

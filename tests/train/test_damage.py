@@ -13,6 +13,7 @@ from imagen_jax import config as config_lib
 from imagen_jax import export
 from imagen_jax import sharding
 from imagen_jax.train import checkpoint
+from imagen_jax.train import damage
 from imagen_jax.train import loop
 from imagen_jax.train import resume
 from imagen_jax.train import state as state_lib
@@ -140,7 +141,7 @@ def test_storage_that_does_not_answer_is_no_damage(workdir, monkeypatch):
   words = '--workdir .*/2/state.*read.*PERMISSION_DENIED: no'
   with pytest.raises(ValueError, match=words) as refusal:
     newest(workdir)
-  assert not isinstance(refusal.value, checkpoint.DamagedError)
+  assert not isinstance(refusal.value, damage.DamagedError)
   assert not (workdir / 'damaged').exists()
 
 
@@ -173,7 +174,7 @@ def test_what_another_host_cannot_read_is_not_used(others, words, monkeypatch):
     resume._together(lambda: 1)
 
   def damaged():
-    raise checkpoint.DamagedError('mine')
+    raise damage.DamagedError('mine')
 
   # What is damaged here as well is told by what is known here.
   own = 'mine' if others == resume._DAMAGED else words

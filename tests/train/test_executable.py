@@ -10,6 +10,7 @@ import pytest
 from imagen_jax import config as config_lib
 from imagen_jax import sharding
 from imagen_jax.cli import main
+from imagen_jax.train import advance
 from imagen_jax.train import executable
 from imagen_jax.train import loop
 from imagen_jax.train import optimizer
@@ -72,7 +73,7 @@ def test_a_run_is_the_same_and_compiles_no_step(
   assert 'train_step' in compilations()
   before = len(compilations())
   outcome = loop.train(cfg, str(tmp_path / 'loaded'), executable=str(saved))
-  assert outcome == loop.Outcome(8, None)
+  assert outcome == advance.Outcome(8, None)
   assert 'train_step' not in compilations()[before:]
   runs.assert_same(tmp_path / 'loaded', tmp_path / 'compiled', 8)
 

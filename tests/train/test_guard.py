@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from imagen_jax import config as config_lib
+from imagen_jax.train import advance
 from imagen_jax.train import guard as guard_lib
 from imagen_jax.train import loop
 from imagen_jax.train import metrics as metrics_lib
@@ -83,7 +84,7 @@ def config(tiny, policy, *more):
 @pytest.fixture
 def spoil(monkeypatch):
   """Has the pictures of some steps be multiplied by a factor."""
-  to_batch = loop._to_batch
+  to_batch = advance._to_batch
 
   def of(steps, factor=math.nan):
     def changed(rows):
@@ -92,10 +93,10 @@ def spoil(monkeypatch):
         batch = batch.replace(image=batch.image * np.float32(factor))
       return batch
 
-    monkeypatch.setattr(loop, '_to_batch', changed)
+    monkeypatch.setattr(advance, '_to_batch', changed)
 
   yield of
-  monkeypatch.setattr(loop, '_to_batch', to_batch)
+  monkeypatch.setattr(advance, '_to_batch', to_batch)
 
 
 @pytest.fixture(scope='module')
@@ -103,7 +104,7 @@ def told(tiny, tmp_path_factory):
   """A run that was told in advance to pass over steps 6 and 7."""
   workdir = tmp_path_factory.mktemp('told') / 'run'
   cfg = config(tiny, 'skip', 'guard.pass_over=[6,7]')
-  assert loop.train(cfg, str(workdir)) == loop.Outcome(8, None)
+  assert loop.train(cfg, str(workdir)) == advance.Outcome(8, None)
   return workdir
 
 
@@ -165,7 +166,7 @@ def test_a_run_that_rewinds_is_as_one_told_in_advance(
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(metrics_lib.MetricWriter, 'advance', count)
     outcome = loop.train(cfg, str(tmp_path))
-  assert outcome == loop.Outcome(7, signal.SIGTERM)
+  assert outcome == advance.Outcome(7, signal.SIGTERM)
   said = capfd.readouterr().err
   line = 'loss is nan at step 7: went back to step 5, to pass over the batches '
   assert line + 'of steps 6 to 7' in said

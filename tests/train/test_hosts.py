@@ -103,13 +103,13 @@ SPOILED = """
 import sys
 import numpy as np
 from imagen_jax.cli import main
-from imagen_jax.train import loop
-to_batch = loop._to_batch
+from imagen_jax.train import advance
+to_batch = advance._to_batch
 def spoil(rows):
   batch = to_batch(rows)
   bad = rows['slot'][0] // 8 == 4
   return batch.replace(image=batch.image * np.float32(np.nan)) if bad else batch
-loop._to_batch = spoil
+advance._to_batch = spoil
 sys.exit(main.main(sys.argv[1:]))
 """
 

@@ -16,6 +16,7 @@ from imagen_jax import config as config_lib
 from imagen_jax.data import tasks
 from imagen_jax.text import identity
 from imagen_jax.text import write_store
+from imagen_jax.train import advance
 from imagen_jax.train import checkpoint
 from imagen_jax.train import loop
 from imagen_jax.train import metrics as metrics_lib
@@ -81,10 +82,10 @@ def test_a_stop_within_an_interval_repeats_and_misses_nothing(
   # Lines come every 2 steps and checkpoints every 4: step 5 is neither.
   at_step(5, lambda: os.kill(os.getpid(), signal.SIGTERM))
   outcome = loop.train(config(tiny), str(tmp_path))
-  assert outcome == loop.Outcome(5, signal.SIGTERM)
+  assert outcome == advance.Outcome(5, signal.SIGTERM)
   assert runs.steps(tmp_path) == [4, 5]
   assert [line['step'] for line in runs.metrics(tmp_path)] == [2, 4]
-  assert loop.train(config(tiny), str(tmp_path)) == loop.Outcome(8, None)
+  assert loop.train(config(tiny), str(tmp_path)) == advance.Outcome(8, None)
   runs.assert_same(tmp_path, trained, 8)
 
 
@@ -121,7 +122,7 @@ def test_another_mesh_and_microbatches_give_the_same_losses(
 
 def test_a_finished_run_is_left_alone(tiny, trained, runs):
   before = runs.metrics(trained)
-  assert loop.train(config(tiny), str(trained)) == loop.Outcome(8, None)
+  assert loop.train(config(tiny), str(trained)) == advance.Outcome(8, None)
   assert runs.metrics(trained) == before
   assert runs.steps(trained) == [4, 8]
 
@@ -197,7 +198,7 @@ def test_a_changed_config_may_be_allowed(tiny, trained, runs, tmp_path):
   shutil.rmtree(tmp_path / 'run' / 'checkpoints' / '8')
   cfg = config(tiny, 'train.seed=3')
   outcome = loop.train(cfg, str(tmp_path / 'run'), allow_config_change=True)
-  assert outcome == loop.Outcome(8, None)
+  assert outcome == advance.Outcome(8, None)
   lines, before = runs.metrics(tmp_path / 'run'), runs.metrics(trained)
   assert lines[:2] == before[:2]
   assert lines[2]['loss'] != before[2]['loss']
@@ -211,7 +212,7 @@ def test_steps_made_again_are_told_and_norms_may_be_asked_for_anew(
   shutil.copytree(trained, tmp_path / 'run')
   shutil.rmtree(tmp_path / 'run' / 'checkpoints' / '8')
   cfg = config(tiny, 'train.module_norms=true')
-  assert loop.train(cfg, str(tmp_path / 'run')) == loop.Outcome(8, None)
+  assert loop.train(cfg, str(tmp_path / 'run')) == advance.Outcome(8, None)
   text = (tmp_path / 'run' / 'metrics.jsonl').read_text()
   first, *_, last = map(json.loads, text.splitlines())
   written = (trained / 'goodput.jsonl').read_text().splitlines()
@@ -369,8 +370,8 @@ def test_a_broken_loss_stops_before_it_is_saved(
     bad = np.nan if len(batches) == 2 else 1
     return batches[-1].replace(image=batches[-1].image * np.float32(bad))
 
-  to_batch = loop._to_batch
-  monkeypatch.setattr(loop, '_to_batch', spoil)
+  to_batch = advance._to_batch
+  monkeypatch.setattr(advance, '_to_batch', spoil)
   cfg = config(tiny, f'train.checkpoint_every={every}', 'train.log_every=100')
   # It is the second step after the checkpoint of step 4.
   words = (
@@ -392,7 +393,7 @@ def test_bad_records_are_listed_whatever_ends_the_run(
   listed = [{'task': 'some', 'key': 'k', 'reason': 'truncated'}]
   tally = loop.loader_lib.tally_lib.Tally
   monkeypatch.setattr(tally, 'listed', lambda self: listed)
-  monkeypatch.setattr(loop, '_to_batch', stop)
+  monkeypatch.setattr(advance, '_to_batch', stop)
   with pytest.raises(ValueError, match='too many'):
     loop.train(config(tiny), str(tmp_path))
   (line,) = (tmp_path / 'skipped' / '00000.jsonl').read_text().splitlines()

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from imagen_jax import config as config_lib
+from imagen_jax.train import advance
 from imagen_jax.train import loop
 
 _DIE = 'os.kill(os.getpid(), signal.SIGKILL)'
@@ -68,7 +69,7 @@ def killed(tiny, workdir, how):
 
 def go_on(tiny, workdir, trained, runs):
   cfg = config_lib.override(config_lib.load(tiny), ['train.checkpoint_every=2'])
-  assert loop.train(cfg, str(workdir)) == loop.Outcome(8, None)
+  assert loop.train(cfg, str(workdir)) == advance.Outcome(8, None)
   runs.assert_same(workdir, trained, 8)
 
 

@@ -10,6 +10,7 @@ from imagen_jax import config as config_lib
 from imagen_jax import sharding
 from imagen_jax.train import checkpoint
 from imagen_jax.train import optimizer
+from imagen_jax.train import parts
 from imagen_jax.train import state as state_lib
 
 Rule = config_lib.ParameterRule
@@ -181,7 +182,7 @@ def test_a_state_by_rules_lies_in_shards_and_comes_back(
     )
     checkpointer.wait()
     restored, _ = checkpointer.restore(1, abstract)
-    digests = checkpoint.digests_of(restored, {})
+    digests = parts.digests_of(restored, {})
     checkpointer.said(1).check(digests)
   assert jax.tree.structure(restored) == jax.tree.structure(saved)
   jax.tree.map(np.testing.assert_array_equal, restored, saved)

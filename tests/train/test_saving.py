@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from imagen_jax import config as config_lib
-from imagen_jax.train import checkpoint
+from imagen_jax.train import damage
 from imagen_jax.train import saving
 
 CONFIG = config_lib.Config(
@@ -223,5 +223,5 @@ def test_the_time_it_takes_is_counted(said, monkeypatch):
 def test_a_reason_is_what_was_met_first():
   error = RuntimeError('outer')
   error.__cause__ = ValueError('NOT_FOUND: inner\nmuch more')
-  assert checkpoint.reason(error) == 'NOT_FOUND: inner'
-  assert checkpoint.reason(KeyError()) == 'KeyError'
+  assert damage.reason(error) == 'NOT_FOUND: inner'
+  assert damage.reason(KeyError()) == 'KeyError'

@@ -11,6 +11,7 @@ from imagen_jax import config as config_lib
 from imagen_jax import sharding
 from imagen_jax.train import checkpoint
 from imagen_jax.train import loop
+from imagen_jax.train import parts
 from imagen_jax.train import power_ema
 from imagen_jax.train import saving
 from imagen_jax.train import snapshots
@@ -71,7 +72,7 @@ def test_they_are_restored_on_another_mesh(tmp_path):
   abstract = snapshots.Snapshot(step, dict.fromkeys(LENGTHS, tree))
   with opened(tmp_path) as found:
     restored, _ = found.restore(2, abstract)
-    digests = checkpoint.digests_of(restored, {})
+    digests = parts.digests_of(restored, {})
     assert {'averages', 'step'} < set(digests)
     found.said(2).check(digests)
     assert found.said(2).config == cfg
