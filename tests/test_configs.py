@@ -184,7 +184,9 @@ def test_whole_pictures_are_the_crops_network():
   crops, whole = load('sr1024'), load('sr1024:whole')
   assert whole.stage.whole_size is None
   assert (whole.stage.image_size, whole.stage.lowres_size) == (1024, 256)
-  assert whole.stage.unet == crops.stage.unet
+  assert whole.stage.unet == dataclasses.replace(
+    crops.stage.unet, remat_policy=('full',)
+  )
   assert sizes('sr1024:whole') == sizes('sr1024')
   assert whole.mesh.height == 'fsdp'
   cascade.check_stages(
@@ -318,6 +320,13 @@ def test_the_stages_are_the_papers(place):
   own = {path: values[place] for path, values in EACH_STAGE.items()}
   for path, expected in {**EVERY_STAGE, **own}.items():
     assert operator.attrgetter(path)(run) == expected, path
+
+
+def test_crops_are_not_rematerialised_and_whole_pictures_are():
+  """There is room: docs/performance.md has what the pods are left."""
+  for name in ('base64', 'sr256', 'sr1024'):
+    assert load(name).stage.unet.remat_policy == ('none',)
+  assert load('sr1024:whole').stage.unet.remat_policy == ('full',)
 
 
 def test_the_table_has_every_field_of_the_stages():
