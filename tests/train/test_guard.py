@@ -151,10 +151,10 @@ def test_a_run_that_rewinds_is_as_one_told_in_advance(
   tiny, told, runs, spoil, tmp_path, capfd
 ):
   """Two steps of one, and stopped and gone on with after it went back."""
-  advance, seen = metrics_lib.MetricWriter.advance, []
+  go_on, seen = metrics_lib.MetricWriter.advance, []
 
   def count(self):
-    advance(self)
+    go_on(self)
     seen.append(None)
     if len(seen) == 9:  # Steps 1 to 7, 5 and 6: it has gone back by one.
       os.kill(os.getpid(), signal.SIGTERM)
