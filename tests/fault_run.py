@@ -19,9 +19,16 @@ def _child(argv, log):
   file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
   for stream in (1, 2):
     os.dup2(file, stream)
+  import jax
+
   from imagen_jax.cli import main
 
-  sys.exit(main.main(argv))
+  try:
+    sys.exit(main.main(argv))
+  finally:
+    # What JAX has any other process do as it ends, to wait for the others: one
+    # of multiprocessing's ends without.
+    jax.distributed.shutdown()
 
 
 def context():

@@ -162,17 +162,28 @@ def _missing(state):
   try:
     state.client.wait_at_barrier('imagen_jax_leave', 1000 * _LEAVE)
   except Exception as error:  # Whatever JAX's service makes of it.
-    # Before it names those who are not there, it names one who is.
-    told = str(error).partition('timed out task names')[2] or str(error)
-    numbers = {int(each) for each in re.findall(r'task:(\d+)', told)}
-    numbers -= {state.process_id}
-    # Who asks is always told by the service, which is of the first host.
-    who = ', '.join(map(str, sorted(numbers))) if numbers else '0'
+    numbers = _named(str(error)) - {state.process_id}
+    # Who asks is told by the service, which is of the first host.
+    who = 'host 0' if state.process_id else 'another host'
+    if numbers:
+      who = f'host {", ".join(map(str, sorted(numbers)))}'
     return (
-      f'host {state.process_id} ends, as there is no word of host {who}, which '
+      f'host {state.process_id} ends, as there is no word of {who}, which '
       f'has died, or hangs ({" ".join(str(error).split())[:300]})'
     )
   return None
+
+
+def _named(told):
+  """Numbers of the hosts that JAX's service misses, by what it has told."""
+  numbers = set(re.findall(r'\bTask (\d+) heartbeat timeout', told))
+  # After these words, one a line; before them it may name one that is there.
+  for words in ('timed out task names:', 'stopped sending heartbeats):'):
+    for line in told.partition(words)[2].strip().splitlines():
+      if not (found := re.fullmatch(r'(?:\S*task:)?(\d+)', line.strip())):
+        break
+      numbers.add(found[1])
+  return set(map(int, numbers))
 
 
 def _num_tpu_chips():

@@ -178,3 +178,24 @@ assert (jax.device_count(), jax.default_backend()) == (3, 'cpu')
     [sys.executable, '-c', code], capture_output=True, text=True
   )
   assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+  'told, numbers',
+  [
+    (
+      'The first task: 0. Some timed out task names:\n1\n12\n\n\nRPC: /xla 7',
+      {1, 12},
+    ),
+    (
+      'The first: /job:a/task:0. Some timed out task names:\n/job:a/task:3\n',
+      {3},
+    ),
+    ('Barrier failed: UNAVAILABLE: Task 1 heartbeat timeout. This', {1}),
+    ('unhealthy (stopped sending heartbeats):\n2\nThe tasks have', {2}),
+    ('UNAVAILABLE: failed to connect to 127.0.0.1:8476', set()),
+  ],
+)
+def test_the_hosts_that_are_missed_are_named(told, numbers):
+  """As JAX 0.10 and 0.12 put it, and those before."""
+  assert devices._named(told) == numbers
