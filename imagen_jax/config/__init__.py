@@ -25,6 +25,7 @@ from imagen_jax.config.sampling import SampleConfig
 from imagen_jax.config.schema import RUNTIME_FIELDS
 from imagen_jax.config.schema import Config
 from imagen_jax.config.schema import differences
+from imagen_jax.config.schema import outcome_fields
 from imagen_jax.config.stage import StageConfig
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
   'differences',
   'from_json',
   'load',
+  'outcome_fields',
   'override',
   'to_json',
 ]

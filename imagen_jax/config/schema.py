@@ -63,10 +63,13 @@ RUNTIME_FIELDS = (
 )
 
 
-def differences(old: Config, new: Config) -> list[str]:
-  """Returns 'field: old -> new' for every field that changes the results.
+def outcome_fields(tree: dict) -> dict:
+  """Returns the fields that results are a function of, by path.
 
   A field of a task goes by the task's name, as in `override`.
+
+  Args:
+    tree: a config as nested dicts, such as its JSON has; of any version.
   """
 
   def flatten(node, prefix=''):
@@ -80,11 +83,19 @@ def differences(old: Config, new: Config) -> list[str]:
     else:
       yield prefix, node
 
-  was = dict(flatten(dataclasses.asdict(old)))
-  now = dict(flatten(dataclasses.asdict(new)))
+  return {
+    path: value
+    for path, value in flatten(tree)
+    if not any(fnmatch.fnmatchcase(path, field) for field in RUNTIME_FIELDS)
+  }
+
+
+def differences(old: Config, new: Config) -> list[str]:
+  """Returns 'field: old -> new' for every field that changes the results."""
+  was = outcome_fields(dataclasses.asdict(old))
+  now = outcome_fields(dataclasses.asdict(new))
   return [
     f'{path}: {was.get(path)!r} -> {now.get(path)!r}'
     for path in sorted({**was, **now})
     if was.get(path) != now.get(path)
-    and not any(fnmatch.fnmatchcase(path, field) for field in RUNTIME_FIELDS)
   ]
