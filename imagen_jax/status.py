@@ -155,9 +155,13 @@ def curve(losses: list[tuple[int, float]], columns: int = _COLUMNS) -> str:
   values = [loss for _, loss in losses]
   edges = [n * len(values) // columns for n in range(columns + 1)]
   means = [sum(values[a:b]) / (b - a) for a, b in zip(edges, edges[1:])]
-  low, high = min(means), max(means)
+  return bars(means, min(means), max(means))
+
+
+def bars(values: list[float], low: float, high: float) -> str:
+  """Values as bars, of which the lowest is `low` and the highest `high`."""
   scale = (len(_BARS) - 1) / (high - low) if high > low else 0
-  return ''.join(_BARS[round((mean - low) * scale)] for mean in means)
+  return ''.join(_BARS[round((value - low) * scale)] for value in values)
 
 
 def report(status: Status) -> str:
