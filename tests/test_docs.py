@@ -7,6 +7,7 @@ import shlex
 import pytest
 
 from imagen_jax import config
+from imagen_jax import curves
 from imagen_jax.cli import devices
 from imagen_jax.cli import main
 from imagen_jax.cli import train
@@ -110,6 +111,43 @@ def test_stages_in_front_are_given_as_the_page_says(repo):
   cfg = config.override(config.load(f'{repo}/{args.config}'), args.set)
   assert cfg.stage.lowres_size
   assert cfg.train.sample_lowres == ('EXPORTS/base64',)
+
+
+def test_curves_are_compared_as_the_page_says(
+  repo, tmp_path, monkeypatch, capsys
+):
+  """Where the command says, with a run and curves that are made up."""
+  text = (repo / 'docs' / 'quickstart.md').read_text()
+  (line,) = re.findall(r'imagen-jax (status .*--compare.*)', text)
+  workdir = tmp_path / 'quickstart' / 'base'
+  workdir.mkdir(parents=True)
+  cfg = config.load(f'{repo}/configs/tiny_base.py')
+  (workdir / 'config.json').write_text(config.to_json(cfg))
+  (workdir / 'metrics.jsonl').write_text('{"step": 50, "loss": 0.5}\n')
+  found = curves.of_run(str(workdir), 'WORKDIR')
+  (tmp_path / 'docs').mkdir()
+  kept = tmp_path / 'docs' / 'quickstart-curves.jsonl'
+  kept.write_text(curves.to_text([found]))
+  monkeypatch.chdir(tmp_path)
+  assert main.main(shlex.split(line)) == 0
+  out = capsys.readouterr().out
+  assert 'against docs/quickstart-curves.jsonl (base16):\n' in out
+  assert out.endswith("the loss is the reference's\n")
+
+
+def test_the_curves_that_are_kept_are_of_the_configs(repo):
+  kept = repo / 'docs' / 'quickstart-curves.jsonl'
+  if not kept.exists():
+    pytest.skip('not made yet')
+  found = curves.read(str(kept), '--compare')
+  pages = [f'{repo}/configs/tiny_{name}.py' for name in ('base', 'sr')]
+  for curve, cfg in zip(found, map(config.load, pages), strict=True):
+    assert curve.stage == cfg.stage.name
+    assert curve.fields['train.batch_size'] == cfg.train.batch_size
+    assert curve.losses[-1]['step'] == cfg.train.num_steps
+    assert curve.has_images
+  assert found[0].scores[-1]['step'] == found[0].losses[-1]['step']
+  assert {'shapes', 'openmoji'} <= {*found[0].scores[-1]['scores']}
 
 
 def test_every_loss_of_time_and_metric_of_memory_is_told(repo):
