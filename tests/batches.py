@@ -31,3 +31,12 @@ def join(parts):
     else np.concatenate([part[name] for part in parts])
     for name, value in parts[0].items()
   }
+
+
+class FakeStore:
+  """Embeds a caption as its number of words and of letters."""
+
+  def lookup(self, captions, max_length):
+    embed = np.zeros((len(captions), max_length, 2), np.float32)
+    embed[:, 0] = [(len(c.split()), len(c)) for c in captions]
+    return embed, embed.any(-1)

@@ -1,0 +1,126 @@
+"""Shards that vanish or change, and buckets that do not answer."""
+
+import contextlib
+import dataclasses
+import socket
+import threading
+
+import fsspec
+import pytest
+import shard_files
+from source_records import KINDS
+from source_records import opened
+from source_records import outcome
+from source_records import some
+
+from imagen_jax import storage
+from imagen_jax.data import records as records_lib
+from imagen_jax.shards import files
+
+
+@pytest.mark.parametrize('kind', KINDS[:-1])
+def test_a_shard_that_vanishes_is_bad_records(tmp_path, kind, monkeypatch):
+  monkeypatch.setattr(storage, 'WAITS', ())
+  task = shard_files.indexed(kind, tmp_path, some())
+  records = opened(task)
+  (tmp_path / f'00001.{shard_files.ENDINGS[kind]}').unlink()
+  for some_records in (records, opened(task, share=0.5)):
+    found = [outcome(some_records, number) for number in (0, 4, 7, 8)]
+    assert found == ['000000000'] + ['shard is gone'] * 2 + ['000000008']
+    assert some_records.key(4) == '#4'
+
+
+@pytest.mark.parametrize('kind', KINDS[:-1])
+def test_a_shard_that_changes_is_bad_records(tmp_path, kind):
+  task = shard_files.indexed(kind, tmp_path, some())
+  records = opened(task)
+  path = tmp_path / f'00001.{shard_files.ENDINGS[kind]}'
+  path.write_bytes(path.read_bytes()[:300])
+  found = [outcome(records, number) for number in (0, 4, 8)]
+  assert found == ['000000000', 'shard has changed', '000000008']
+
+
+@pytest.mark.parametrize('kind', ('webdataset', 'tfrecord', 'parquet'))
+def test_a_shard_in_a_bucket_is_read_and_may_vanish(
+  tmp_path, kind, bucket, storage_server
+):
+  shard_files.write_many(kind, tmp_path, some())
+  storage_server.upload(tmp_path, bucket, 'a')
+  task = shard_files.task(kind, f'gs://{bucket}/a')
+  shard_files.index(task)
+  records = opened(task)
+  assert [records.read(n).key for n in (0, 9)] == ['000000000', '000000009']
+  del storage_server.buckets[bucket][f'a/00001.{shard_files.ENDINGS[kind]}']
+  assert outcome(records, 4) == 'shard is gone'
+
+
+def test_a_bucket_that_refuses_is_no_bad_record(
+  tmp_path, bucket, storage_server, monkeypatch
+):
+  waited = []
+  monkeypatch.setattr(records_lib.time, 'sleep', waited.append)
+  shard_files.write_many('webdataset', tmp_path, some())
+  storage_server.upload(tmp_path, bucket, 'a')
+  task = shard_files.task('webdataset', f'gs://{bucket}/a')
+  shard_files.index(task)
+  records = opened(task)
+  storage_server.denied.add(('read', bucket))
+  with pytest.raises(
+    records_lib.UnreachableError, match='record 4 of .*Forbidden'
+  ):
+    records.read(4)
+  assert waited == list(storage.WAITS)
+
+
+@pytest.fixture
+def silent_bucket(monkeypatch):
+  """Storage that takes connections and never answers; lists those it took."""
+  layers = fsspec.get_filesystem_class('gs'), files._of_scheme
+  taken = []
+  with socket.create_server(('127.0.0.1', 0)) as server:
+
+    def take():
+      with contextlib.suppress(OSError):
+        while True:
+          taken.append(server.accept()[0])
+
+    threading.Thread(target=take, daemon=True).start()
+    place = f'http://127.0.0.1:{server.getsockname()[1]}'
+    monkeypatch.setenv('STORAGE_EMULATOR_HOST', place)
+    layers[0].clear_instance_cache(), layers[1].cache_clear()
+    yield taken
+    server.shutdown(socket.SHUT_RDWR)
+  layers[0].clear_instance_cache(), layers[1].cache_clear()
+  for connection in taken:
+    connection.close()
+
+
+def test_a_bucket_that_never_answers_is_asked_again_and_named(
+  tmp_path, silent_bucket, monkeypatch
+):
+  waited = []
+  monkeypatch.setattr(records_lib.time, 'sleep', waited.append)
+  monkeypatch.setattr(storage, 'WAITS', (1, 2))
+  monkeypatch.setattr(files, '_PATIENCE', 0.2)
+  records = opened(shard_files.indexed('webdataset', tmp_path, some()))
+  shards = records._table._index.files
+  shards[0] = dataclasses.replace(shards[0], path='gs://some/00000.tar')
+  with pytest.raises(
+    records_lib.UnreachableError,
+    match='record 0 .*gs://some/00000.tar: no answer within 0.2 s',
+  ):
+    records.read(0)
+  assert waited == [1, 2] and len(silent_bucket) >= 3
+
+
+def test_every_request_to_a_bucket_has_a_timeout(silent_bucket, monkeypatch):
+  monkeypatch.setattr(files, '_PATIENCE_OTHERS', 0.2)
+  with pytest.raises(ValueError, match='path gs://some/x cannot be read'):
+    files.stat('gs://some/x', 'path')
+  options = {}
+  monkeypatch.setattr(
+    files.fsspec, 'filesystem', lambda scheme, **given: options.update(given)
+  )
+  files._of_scheme.__wrapped__('s3')
+  times = options['config_kwargs']
+  assert times == {'connect_timeout': 20, 'read_timeout': 60}
