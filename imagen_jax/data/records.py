@@ -291,6 +291,8 @@ class Records:
 
   def _key(self, index, row):
     key = table_lib.first(row, self._table.names.key)
+    if isinstance(key, list):  # As an Example has all values.
+      key = key[0] if key else None
     if isinstance(key, int | float):
       return str(key)
     key = table_lib.as_bytes(key).decode(errors='replace')

@@ -75,6 +75,14 @@ def test_fields_go_by_name(tmp_path, kind):
 
 
 @pytest.mark.parametrize('kind', KINDS)
+def test_a_number_may_be_the_key(tmp_path, kind):
+  """As that of COCO's pictures is."""
+  records = [shard_files.record(n, id=1000 + n) for n in range(2)]
+  task = shard_files.indexed(kind, tmp_path, records, key='id')
+  assert [opened(task).key(n) for n in range(2)] == ['1000', '1001']
+
+
+@pytest.mark.parametrize('kind', KINDS)
 def test_what_a_record_lacks_makes_it_bad(tmp_path, kind):
   records = some(4)
   records[0]['txt'] = ''
