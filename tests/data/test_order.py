@@ -111,6 +111,14 @@ def test_attempts_of_a_position_go_through_all_records(size, shuffle):
     assert sorted(tried) == list(range(size))
 
 
+def test_what_stands_in_for_neighbours_lies_apart():
+  """Where a shard of neighbours is gone, one record is not seen for all."""
+  order = make(sizes=(1000,), shuffle=False)
+  gone = np.arange(300, 400)
+  found = order.records(0, gone, 1)
+  assert len(set(found)) == 100 and not set(found) & set(gone)
+
+
 def test_unshuffled_records_come_as_they_lie():
   order = make(sizes=(4,), shuffle=False)
   found = order.records(0, np.arange(6))

@@ -159,6 +159,16 @@ def test_a_dataset_smaller_than_a_batch_comes_round(toy, tmp_path):
 
 
 @pytest.mark.parametrize('kind', KINDS)
+def test_a_key_that_comes_twice_is_two_records(toy, tmp_path, kind):
+  """Neighbours in a shard; of a folder they are lines about one file."""
+  records = [shard_files.record(n, key=k) for n, k in enumerate('aabc')]
+  task = shard_files.indexed(kind, tmp_path, records)
+  (batch,) = take(config(toy, task, batch_size=4), 1)
+  assert sorted(batch['key']) == ['a', 'a', 'b', 'c']
+  assert sorted(batch['caption']) == [f'picture {n}' for n in range(4)]
+
+
+@pytest.mark.parametrize('kind', KINDS)
 def test_other_contents_have_another_fingerprint(tmp_path, kind):
   prints = [
     opened(shard_files.indexed(kind, tmp_path / name, some(9, **changes)))
