@@ -11,6 +11,7 @@ from source_records import outcome
 from source_records import some
 
 from imagen_jax import config as config_lib
+from imagen_jax.data import records as records_lib
 from imagen_jax.data import tasks as tasks_lib
 
 
@@ -37,6 +38,22 @@ def test_metadata_and_captions_are_filtered(tmp_path, kind):
   ]
   captions = tasks_lib.Captions(found)
   assert list(captions.read(range(6))) == ['picture 1', 'picture 5']
+
+
+def test_downloads_that_failed_are_dropped_by_their_status(tmp_path):
+  """As img2dataset leaves them in Parquet: rows without a picture."""
+  failed = {'status': 'failed_to_download', 'jpg': None, 'txt': None}
+  records = [
+    shard_files.record(0, status='success'),
+    shard_files.record(1, **failed),
+  ]
+  task = shard_files.indexed('parquet', tmp_path, records)
+  assert outcome(opened(task), 1) == 'empty caption'
+  status = config_lib.FilterConfig('status', accepted=('success',))
+  found = opened(dataclasses.replace(task, filters=(status,)))
+  assert outcome(found, 0) == '000000000'
+  with pytest.raises(records_lib.DroppedRecordError, match='status is another'):
+    found.read(1)
 
 
 def test_small_pictures_are_dropped_by_task(tmp_path):
