@@ -3,10 +3,13 @@
 import json
 import os
 import pathlib
+import runpy
 import subprocess
 import sys
 
 import pytest
+
+from imagen_jax import curves
 
 VENV = pathlib.Path(sys.prefix)
 # The script installs where nothing has been installed by other means.
@@ -60,3 +63,14 @@ def test_a_rehearsal_and_the_commands_that_it_prints(repo, tmp_path):
       check=True,
     )
   assert (tmp_path / 'mine/samples/grid.png').exists()
+
+  # And its curves, with scores along the base, which is trained once more.
+  script = runpy.run_path(str(repo / 'benchmarks' / 'curves.py'))
+  base, other = script['collect'](tmp_path, tmp_path / 'again', 3, 4)
+  assert [line['step'] for line in base.scores] == [3, 6]
+  for line in base.scores:
+    assert {'shapes', 'openmoji'} == {*line['scores']}
+  assert [line['step'] for line in other.losses] == list(range(1, 7))
+  again = curves.of_run(str(tmp_path / 'again' / 'base'), '--workdir')
+  assert again.losses[0]['loss'] == pytest.approx(base.losses[0]['loss'])
+  assert not other.scores
