@@ -138,6 +138,17 @@ def test_a_record_that_is_too_large_is_not_read(tmp_path, monkeypatch):
   assert outcome(opened(task), 0) == 'record too large'
 
 
+def test_a_record_within_which_a_shard_ends_is_cut(tmp_path):
+  """Whatever of it is there: behind its last member a tar is filled up."""
+  shard_files.write_many('webdataset', tmp_path, some(2))
+  (path,) = tmp_path.iterdir()
+  path.write_bytes(path.read_bytes().rstrip(b'\0'))
+  task = shard_files.task('webdataset', tmp_path)
+  assert 'it is cut' in shard_files.index(task).damaged[0]
+  found = [outcome(opened(task), number) for number in range(2)]
+  assert found == ['000000000', 'shard is cut']
+
+
 def test_a_json_of_a_record_is_bounded(tmp_path, monkeypatch):
   records = [shard_files.record(0), shard_files.record(1, more='x' * 300)]
   task = shard_files.indexed('webdataset', tmp_path, records)

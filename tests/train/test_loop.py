@@ -334,6 +334,18 @@ def test_what_was_left_out_is_told_and_counted_on_where_a_run_resumes(
   assert said in capfd.readouterr().err
 
 
+def test_a_run_that_waits_for_data_says_so(tiny, monkeypatch, capfd, tmp_path):
+  """Where any waiting, over any time, is worth a word."""
+  monkeypatch.setattr(loop.waits_lib, '_WINDOW', 0.0)
+  monkeypatch.setattr(loop.waits_lib, '_MUCH', 0.0)
+  loop.train(config(tiny, 'train.num_steps=2'), str(tmp_path))
+  said = 'were spent waiting for data, by host 0; what helps: more hosts'
+  assert said in capfd.readouterr().err
+  (line,) = (tmp_path / 'metrics.jsonl').read_text().splitlines()
+  line = json.loads(line)
+  assert line['data_wait_seconds'] > 0 and 0 < line['data_wait_share'] <= 1
+
+
 def test_rates_change_where_a_run_resumes(tiny, tmp_path):
   short = config(tiny, 'train.num_steps=2', 'train.checkpoint_every=2')
   loop.train(short, str(tmp_path))
