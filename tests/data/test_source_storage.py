@@ -2,9 +2,11 @@
 
 import contextlib
 import dataclasses
+import os
 import socket
 import threading
 
+from batches import take
 import fsspec
 import pytest
 import shard_files
@@ -38,6 +40,29 @@ def test_a_shard_that_changes_is_bad_records(tmp_path, kind):
   path.write_bytes(path.read_bytes()[:300])
   found = [outcome(records, number) for number in (0, 4, 8)]
   assert found == ['000000000', 'shard has changed', '000000008']
+
+
+@pytest.mark.parametrize('kind', KINDS[:-1])
+def test_a_shard_of_the_same_size_is_another(tmp_path, kind):
+  """By the time of its change alone."""
+  task = shard_files.indexed(kind, tmp_path, some())
+  records = opened(task)
+  path = tmp_path / f'00001.{shard_files.ENDINGS[kind]}'
+  os.utime(path, ns=(0, 0))
+  found = [outcome(records, number) for number in (0, 4, 8)]
+  assert found == ['000000000', 'shard has changed', '000000008']
+
+
+def test_shards_that_are_gone_are_so_many_bad_records(toy, tmp_path):
+  """Of twenty records one shard has four."""
+  task = shard_files.indexed('webdataset', tmp_path, some(20))
+  (tmp_path / '00001.tar').unlink()
+  few = toy.config(task, max_bad_share=0.19)
+  with pytest.raises(ValueError, match=r'4 of 20 .*max_bad_share \(0.19\)'):
+    take(few, 1)
+  enough = toy.config(task, max_bad_share=0.2)
+  keys = {key for batch in take(enough, 5) for key in batch['key']}
+  assert keys == {f'{n:09d}' for n in range(20) if not 4 <= n < 8}
 
 
 @pytest.mark.parametrize('kind', ('webdataset', 'tfrecord', 'parquet'))
