@@ -55,7 +55,8 @@ def usable(value, *, clean: bool) -> tuple[str, ...]:
       continue
     if clean:
       caption = clean_text(caption)
-    if not caption:
+    # Signs without a width are no words, either.
+    if not any(sign.isprintable() and sign != ' ' for sign in caption):
       reason = 'empty caption'
     else:
       good.append(caption)

@@ -51,3 +51,10 @@ def test_the_last_reason_is_told():
   with pytest.raises(captions.NoCaptionError, match='^empty caption$'):
     captions.usable(None, clean=False)
   assert captions.usable('www.a.com', clean=False) == ('www.a.com',)
+
+
+@pytest.mark.parametrize('text', ['', ' \n', '\u200b', ' \ufeff \u200d\0'])
+def test_what_shows_nothing_is_empty(text):
+  with pytest.raises(captions.NoCaptionError, match='^empty caption$'):
+    captions.usable(text, clean=False)
+  assert captions.usable(text + '猫', clean=False)[0][-1] == '猫'
