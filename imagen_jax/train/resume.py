@@ -7,14 +7,11 @@ alike: what one of them cannot read, none of them uses.
 from collections.abc import Callable
 import dataclasses
 
-import jax
-from jax.experimental import multihost_utils
-import numpy as np
-
 from imagen_jax import config as config_lib
 from imagen_jax.text import identity as identity_lib
 from imagen_jax.train import checkpoint
 from imagen_jax.train import damage
+from imagen_jax.train import hosts
 from imagen_jax.train import parts
 from imagen_jax.train import state as state_lib
 
@@ -125,10 +122,7 @@ def _together(function, *args):
     error, status = found, _DAMAGED
   except Exception as found:
     error, status = found, _FAILED
-  worst = _SOUND
-  if jax.process_count() > 1:
-    every = multihost_utils.process_allgather(np.int32(status))
-    worst = int(np.max(every))
+  (worst,) = hosts.largest([status])
   if error and status >= worst:
     raise error
   if worst == _DAMAGED:

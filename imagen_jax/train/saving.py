@@ -8,14 +8,11 @@ waits for the storage, and stops after minutes: no more than that can be lost.
 
 import time
 
-import jax
-from jax.experimental import multihost_utils
-import numpy as np
-
 from imagen_jax import config as config_lib
 from imagen_jax import storage
 from imagen_jax.train import checkpoint
 from imagen_jax.train import damage
+from imagen_jax.train import hosts
 from imagen_jax.train import state as state_lib
 
 # Intervals without a checkpoint after which training waits for one.
@@ -135,7 +132,7 @@ class Saver:
     if self._pending is None:
       return
     here, reason = self._outcome(wait)
-    worst = _worst(here)
+    (worst,) = hosts.largest([here])
     if worst == _SAVING:
       return
     if here == _SAVING:  # Another host has failed: this one learns of it.
@@ -162,10 +159,3 @@ class Saver:
     except Exception as error:  # As in `_start`.
       return _FAILED, damage.reason(error)
     return _SAVED, ''
-
-
-def _worst(here):
-  """The worst that a host has found."""
-  if jax.process_count() == 1:
-    return here
-  return int(np.max(multihost_utils.process_allgather(np.int32(here))))

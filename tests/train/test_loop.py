@@ -336,8 +336,8 @@ def test_what_was_left_out_is_told_and_counted_on_where_a_run_resumes(
 
 def test_a_run_that_waits_for_data_says_so(tiny, monkeypatch, capfd, tmp_path):
   """Where any waiting, over any time, is worth a word."""
-  monkeypatch.setattr(loop.waits_lib, '_WINDOW', 0.0)
-  monkeypatch.setattr(loop.waits_lib, '_MUCH', 0.0)
+  monkeypatch.setattr(advance.waits_lib, '_WINDOW', 0.0)
+  monkeypatch.setattr(advance.waits_lib, '_MUCH', 0.0)
   loop.train(config(tiny, 'train.num_steps=2'), str(tmp_path))
   said = 'were spent waiting for data, by host 0; what helps: more hosts'
   assert said in capfd.readouterr().err
