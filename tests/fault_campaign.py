@@ -145,6 +145,14 @@ def harm(run, how, rng):
     os.truncate(path, len(data) // 2)
 
 
+def leave(run, kind, rng):
+  """Kills what is left of a run's processes; damages a file, as `kind` may."""
+  run.kill_all()
+  run.end()
+  if kind in HARM:
+    harm(run, kind, rng)
+
+
 def scalars(workdir):
   """The losses that TensorBoard shows of a run."""
   found = event_accumulator.EventAccumulator(

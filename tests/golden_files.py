@@ -3,6 +3,12 @@
 import pathlib
 import tarfile
 
+from flax.core import meta
+import jax
+
+from imagen_jax import sharding
+from imagen_jax.text import encoders
+
 _ARCHIVE = pathlib.Path(__file__).parent / 'data' / 't5x-tiny.tar.gz'
 
 
@@ -19,3 +25,17 @@ def unpack(folder, only=''):
     ]
     archive.extractall(folder, members)
   return pathlib.Path(folder) / 't5x-tiny'
+
+
+def abstract(row, mesh=None):
+  boxed = encoders.abstract_params(row)
+  leaves = meta.unbox(boxed)
+  if mesh is None:
+    return leaves
+  return jax.tree.map(
+    lambda leaf, place: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=place
+    ),
+    leaves,
+    sharding.param_shardings(boxed, mesh),
+  )

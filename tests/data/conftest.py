@@ -3,6 +3,7 @@
 import io
 import types
 
+import batches
 import numpy as np
 from PIL import Image
 import pytest
@@ -132,3 +133,16 @@ def eleven(tmp_path_factory):
     captions = [f'picture {number} {which}' for which in 'abc']
     examples.append(example(number, captions=captions))
   return write(path, {'train': examples, 'heldout': examples[:2]})
+
+
+@pytest.fixture(scope='module')
+def mixed(toy, twenty, eleven):
+  return toy.config(
+    ('a', twenty), ('b', eleven, 2.0), lowres_size=4, crop='random'
+  )
+
+
+@pytest.fixture(scope='module')
+def whole(mixed):
+  """The first global batches of `mixed`, as one host makes them."""
+  return batches.take(mixed, 5, store=batches.FakeStore())

@@ -15,19 +15,6 @@ from imagen_jax.data import loader as loader_lib
 from imagen_jax.data import order as order_lib
 
 
-@pytest.fixture(scope='module')
-def mixed(toy, twenty, eleven):
-  return toy.config(
-    ('a', twenty), ('b', eleven, 2.0), lowres_size=4, crop='random'
-  )
-
-
-@pytest.fixture(scope='module')
-def whole(mixed):
-  """The first global batches of `mixed`, as one host makes them."""
-  return take(mixed, 5, store=FakeStore())
-
-
 def test_a_batch_is_host_local_numpy(whole):
   batch = whole[0]
   assert batch['image'].shape == (8, 8, 8, 3)

@@ -11,19 +11,6 @@ import pytest
 from imagen_jax.data import loader as loader_lib
 
 
-@pytest.fixture(scope='module')
-def mixed(toy, twenty, eleven):
-  return toy.config(
-    ('a', twenty), ('b', eleven, 2.0), lowres_size=4, crop='random'
-  )
-
-
-@pytest.fixture(scope='module')
-def whole(mixed):
-  """The first global batches of `mixed`, as one host makes them."""
-  return take(mixed, 5, store=FakeStore())
-
-
 def test_any_step_can_be_started_at(mixed, whole):
   (fifth,) = take(mixed, 1, start_step=4, store=FakeStore())
   assert_same(fifth, whole[4])

@@ -60,10 +60,7 @@ def fault(run, kind, rng):
     time.sleep(rng.uniform(0, 1))
   if kind == 'full disk':
     run.full_disk(rng)
-  run.kill_all()
-  run.end()
-  if kind in fault_campaign.HARM:
-    fault_campaign.harm(run, kind, rng)
+  fault_campaign.leave(run, kind, rng)
   return took
 
 

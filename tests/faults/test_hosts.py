@@ -65,10 +65,7 @@ def fault(run, kind, rng):
   elif kind == 'full disk':
     run.full_disk(rng)
   took = took, time.monotonic() - begun
-  run.kill_all()
-  run.end()
-  if kind in fault_campaign.HARM:
-    fault_campaign.harm(run, kind, rng)
+  fault_campaign.leave(run, kind, rng)
   return took
 
 

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import golden_files
 import numpy as np
@@ -86,3 +87,15 @@ def folder_bucket(tmp_path, monkeypatch):
   )
   monkeypatch.setattr(write_store, '_POLL_SECONDS_BUCKET', 0.05)
   return folder
+
+
+@pytest.fixture
+def writable(golden_folder, tmp_path):
+  """Copies a golden checkpoint to where it may be damaged."""
+
+  def copy(name):
+    folder = tmp_path / name / 'checkpoint_1000'
+    shutil.copytree(golden_folder / name / 'checkpoint_1000', folder)
+    return folder
+
+  return copy

@@ -76,17 +76,21 @@ def wandb(monkeypatch):
   return fake
 
 
-def life(workdir, start_step, steps, said=None, project='p'):
-  """A life of a run that writes the metrics of some steps."""
-  with metrics_lib.MetricWriter(
+def opened(workdir, start_step=0, enabled=True, project='p', config=None):
+  return metrics_lib.MetricWriter(
     str(workdir),
     start_step=start_step,
     num_steps=10,
     name='tiny',
-    enabled=True,
+    enabled=enabled,
     wandb=project,
-    config={'train': 1},
-  ) as out:
+    config=config,
+  )
+
+
+def life(workdir, start_step, steps, said=None, project='p'):
+  """A life of a run that writes the metrics of some steps."""
+  with opened(workdir, start_step, True, project, {'train': 1}) as out:
     if said is not None:
       out._wandb._say = said.append
     for step in steps:
@@ -170,14 +174,7 @@ def test_pictures_have_steps_of_their_own(wandb, tmp_path):
   buffer = io.BytesIO()
   Image.new('RGB', (20, 10)).save(buffer, 'PNG')
   for start in (0, 2):
-    with metrics_lib.MetricWriter(
-      str(tmp_path),
-      start_step=start,
-      num_steps=10,
-      name='tiny',
-      enabled=True,
-      wandb='p',
-    ) as out:
+    with opened(tmp_path, start) as out:
       out.write(4, {'loss': 1.0})
       out.image(3, 'samples', buffer.getvalue(), (20, 10))
   (rows,) = wandb.rows.values()
@@ -230,14 +227,7 @@ def test_a_service_that_hangs_does_not_hold_up_the_end(
 
 
 def test_other_hosts_have_nothing_to_do_with_it(wandb, tmp_path):
-  with metrics_lib.MetricWriter(
-    str(tmp_path),
-    start_step=0,
-    num_steps=10,
-    name='tiny',
-    enabled=False,
-    wandb='p',
-  ) as out:
+  with opened(tmp_path, enabled=False) as out:
     out.write(2, {'loss': 1.0})
   assert not wandb.runs
   assert not list(tmp_path.iterdir())
