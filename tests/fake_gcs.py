@@ -43,6 +43,9 @@ class _Http(http.server.ThreadingHTTPServer):
   """Without a word about clients that hang up, as gcsfs does on purpose."""
 
   daemon_threads = True
+  # Of connections that wait to be taken: with the default of 5, of dozens at
+  # once most are dropped by the system, and come again after seconds, or never.
+  request_queue_size = 1024
 
   def handle_error(self, request, client_address):
     if not isinstance(sys.exc_info()[1], ConnectionError):
