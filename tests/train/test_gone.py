@@ -47,9 +47,13 @@ def test_where_one_is_killed_the_others_end(which, count, tiny, runs, tmp_path):
   said = hosts.said()
   assert status.pop(which) == -signal.SIGKILL
   said.pop(which)
-  # Or JAX itself has ended it, who names a task.
+  # Or JAX itself has ended it, which names a task: in a word of its error, or
+  # in a list of numbers, one a line.
   assert set(status) <= {devices.OTHERS_GONE, -signal.SIGABRT}, said
-  named = rf'no word of host [\d, ]*\b{which}\b|task:{which}\b'
+  named = (
+    rf'no word of host [\d, ]*\b{which}\b|task:{which}\b'
+    rf'|stopped sending heartbeats\):\s*(\d+\s+)*{which}\b'
+  )
   if which == 0:
     named += '|coordination service|leader'
   for text in said:
