@@ -27,7 +27,8 @@ class Size:
     channels: of each level, multiples of the first.
     blocks: residual blocks of a level, on the way down.
     batch: images.
-    tokens: of a caption.
+    tokens: of a caption; as of DeepFloyd's IF. With as many tokens as a level
+      has pixels diffusers 0.42 mistakes its mask and fails.
     text_dim: channels of a token.
   """
 
@@ -35,7 +36,7 @@ class Size:
   channels: tuple[int, ...]
   blocks: int
   batch: int
-  tokens: int = 64
+  tokens: int = 77
   text_dim: int = 512
 
   @property
