@@ -71,6 +71,7 @@ FLOORS = {
   'imagen_jax.train.watchdog': 2,
   'imagen_jax.train.resume': 3,
   'imagen_jax.train.start': 3,
+  'imagen_jax.train.finished': 3,
   'imagen_jax.train.opening': 3,
   'imagen_jax.train.exhausted': 3,
   'imagen_jax.train.saving': 3,

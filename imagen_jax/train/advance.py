@@ -77,7 +77,12 @@ class Run:
 
 
 def advance(run: Run, start: start_lib.Start) -> Outcome | passing_lib.Rewind:
-  """Takes steps from `start` on, until the run ends or has to rewind."""
+  """Takes steps from `start` on, until the run ends or has to rewind.
+
+  Args:
+    run: what stays the same.
+    start: of a step before the run's last.
+  """
   config, mesh, passing = run.config, run.mesh, run.passing
   state, judged, images = start.state, start.judged, start.images
   goodput = run.goodput
@@ -127,9 +132,8 @@ def advance(run: Run, start: start_lib.Start) -> Outcome | passing_lib.Rewind:
     held_up = 0.0
     waits = waits_lib.Waits(config.data)
     previous = None
-    if start.step < config.train.num_steps:
-      goodput.open(writer, start.step)
-      at_end.callback(goodput.close)
+    goodput.open(writer, start.step)
+    at_end.callback(goodput.close)
 
     for step in range(start.step + 1, config.train.num_steps + 1):
       with goodput.waiting('data'):
@@ -222,7 +226,7 @@ def advance(run: Run, start: start_lib.Start) -> Outcome | passing_lib.Rewind:
     # Their keys are known to the host that read them: see `skipped`.
     if loader.tally.table():
       writer.say(f'bad ones of the first host:\n{loader.tally.table()}')
-  return Outcome(max(start.step, config.train.num_steps), None)
+  return Outcome(config.train.num_steps, None)
 
 
 def _is_time(step, every, config):

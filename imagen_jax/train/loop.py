@@ -1,6 +1,7 @@
 """The training loop, for any stage, from the first step or a checkpoint."""
 
 import contextlib
+import functools
 
 import jax
 
@@ -14,6 +15,7 @@ from imagen_jax.train import advance
 from imagen_jax.train import checkpoint
 from imagen_jax.train import executable as executable_lib
 from imagen_jax.train import exhausted
+from imagen_jax.train import finished
 from imagen_jax.train import goodput as goodput_lib
 from imagen_jax.train import guard as guard_lib
 from imagen_jax.train import maintenance as maintenance_lib
@@ -89,18 +91,6 @@ def train(
     stopping.Stopper() as stopper,
     maintenance_lib.Notices() if maintenance else contextlib.nullcontext(),
   ):
-    online = None
-    if config.text.online:
-      online = online_lib.Online(config.text, mesh)
-    views = views_lib.Views(
-      config,
-      mesh,
-      store=store,
-      online=online,
-      identity=identity,
-      first_host=first_host,
-    )
-
     tx = optimizer.make_optimizer(config)
     shardings = state_lib.state_shardings(config, tx, mesh)
     abstract = state_lib.abstract_state(config, tx, shardings)
@@ -114,6 +104,30 @@ def train(
       tx=tx,
       mesh=mesh,
       count=lambda: advance.count_read(loader, config, rows),
+    )
+    begin = functools.partial(
+      beginner.first, identity, allow_change=allow_config_change
+    )
+    start = None
+    newest = checkpointer.latest()
+    if newest is not None and newest >= config.train.num_steps:
+      # What steps and views need is made only if that checkpoint is damaged.
+      finished.say_read(config, newest, first_host)
+      with exhausted.explained(config, tx, mesh):
+        start = begin()
+      if start.step >= config.train.num_steps:
+        finished.say_end(config, workdir, start, wandb, first_host)
+        return advance.Outcome(start.step, None)
+    online = None
+    if config.text.online:
+      online = online_lib.Online(config.text, mesh)
+    views = views_lib.Views(
+      config,
+      mesh,
+      store=store,
+      online=online,
+      identity=identity,
+      first_host=first_host,
     )
     goodput.spent('start')
     train_step = step_lib.compile_step(config, tx, shardings, mesh)
@@ -144,7 +158,7 @@ def train(
       wandb,
     )
     with exhausted.explained(config, tx, mesh):
-      start = beginner.first(identity, allow_change=allow_config_change)
+      start = start or begin()
       goodput.spent('restore')
       while not isinstance(
         ended := advance.advance(run, start), advance.Outcome

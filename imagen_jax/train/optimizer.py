@@ -53,6 +53,25 @@ def make_optimizer(config: config.Config) -> optax.GradientTransformation:
   return optax.chain(*parts) if len(parts) > 1 else tx
 
 
+def trained(grads, opt: config.OptimizerConfig):
+  """`grads` with zeros in the place of those of frozen parameters.
+
+  What is measured of a gradient is so of what is trained, as clipping is, and
+  the compiler leaves out what would be computed for the others alone.
+
+  Args:
+    grads: a tree like the parameters.
+    opt: says which are frozen.
+  """
+  if not any(rule.freeze for rule in opt.rules):
+    return grads
+  return jax.tree.map(
+    lambda grad, frozen: jnp.zeros_like(grad) if frozen else grad,
+    grads,
+    _frozen(opt)(grads),
+  )
+
+
 def _update(opt, rate, weight_decay, decays):
   """The update of parameters that are treated in one way."""
   moment_dtype = None if opt.moment_dtype == 'float32' else opt.moment_dtype

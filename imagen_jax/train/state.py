@@ -149,10 +149,10 @@ def _for_lengths(config, tree):
   return {power_ema.name(length): tree for length in config.train.ema_lengths}
 
 
-def abstract_state(config: config.Config, tx, shardings) -> TrainState:
-  """Shapes and shardings of the state, to restore into."""
+def shapes(config: config.Config, tx) -> TrainState:
+  """Shapes of the state, wherever it lies."""
   params = sharding.unbox(abstract_params(config))
-  shapes = TrainState(
+  return TrainState(
     step=jax.ShapeDtypeStruct((), jnp.int32),
     params=params,
     ema_params=params,
@@ -160,9 +160,13 @@ def abstract_state(config: config.Config, tx, shardings) -> TrainState:
     watch=jax.eval_shape(lambda: guard.fresh(config.guard)),
     ema_powers=_for_lengths(config, params),
   )
+
+
+def abstract_state(config: config.Config, tx, shardings) -> TrainState:
+  """Shapes and shardings of the state, to restore into."""
   return jax.tree.map(
     lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place),
-    shapes,
+    shapes(config, tx),
     shardings,
   )
 

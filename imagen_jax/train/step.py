@@ -17,6 +17,7 @@ from imagen_jax.diffusion import process
 from imagen_jax.train import alike
 from imagen_jax.train import guard
 from imagen_jax.train import norms
+from imagen_jax.train import optimizer
 from imagen_jax.train import power_ema
 from imagen_jax.train import state as state_lib
 
@@ -222,6 +223,7 @@ def train_step(state, batch: structs.Batch, *, config: config.Config, tx):
   """The next state, and metrics that describe the one before the update."""
   keys = step_keys(config.train.seed, state.step)
   grads, metrics = gradients(state.params, batch, keys, config)
+  grads = optimizer.trained(grads, config.optimizer)
   norm = alike.norm if config.optimizer.stacked else optax.tree.norm
   metrics['grad_norm'] = norm(grads)
 

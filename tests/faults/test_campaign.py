@@ -73,14 +73,17 @@ def test_no_fault_changes_a_run(tiny, tmp_path, capsys):
   run = fault_campaign.Run(tiny, tmp_path / 'run', num_steps, 5)
   met = {kind: [] for kind in KINDS}
   kinds = [KINDS[n % len(KINDS)] for n in rng.permutation(FAULTS)]
+  begun = time.monotonic()
   for kind in kinds:
     before = run.step()
     took = fault(run, kind, rng)
     met[kind].append((run.step() - before, took))
   run.start()
   assert run.end() == [0], run.said()
+  each = (time.monotonic() - begun) / FAULTS
   fault_campaign.assert_unharmed(run, calm, num_steps)
   columns = ('steps until it', 'seconds to the first')
   with capsys.disabled():
-    print(f'\n{FAULTS} faults with seed {SEED}, over {num_steps} steps')
+    print(f'\n{FAULTS} faults with seed {SEED}, over {num_steps} steps', end='')
+    print(f'; {each:.1f} seconds a fault, until the run had gone on')
     print(fault_campaign.table(run, met, columns))

@@ -13,6 +13,7 @@ import pytest
 from tensorboard.backend.event_processing import event_accumulator
 
 from imagen_jax import config as config_lib
+from imagen_jax.data import loader as loader_lib
 from imagen_jax.data import tasks
 from imagen_jax.text import identity
 from imagen_jax.text import write_store
@@ -20,6 +21,7 @@ from imagen_jax.train import advance
 from imagen_jax.train import checkpoint
 from imagen_jax.train import loop
 from imagen_jax.train import metrics as metrics_lib
+from imagen_jax.train import step as step_lib
 from imagen_jax.train import views
 
 
@@ -120,11 +122,37 @@ def test_another_mesh_and_microbatches_give_the_same_losses(
     np.testing.assert_allclose(seen[8][name], value, **limits)
 
 
-def test_a_finished_run_is_left_alone(tiny, trained, runs):
+def test_a_finished_run_is_left_alone(tiny, trained, runs, monkeypatch, capfd):
+  """And what steps and views take is not made for it."""
+
+  def refuse(*args, **kwargs):
+    raise AssertionError('made for a run that has nothing left to train')
+
+  monkeypatch.setattr(views, 'Views', refuse)
+  monkeypatch.setattr(step_lib, 'compile_step', refuse)
+  monkeypatch.setattr(loader_lib.Loader, '__next__', refuse)
   before = runs.metrics(trained)
-  assert loop.train(config(tiny), str(trained)) == advance.Outcome(8, None)
+  seen = ('train.sample_every=8', 'train.eval_every=4')
+  cfg = config(tiny, *seen)
+  assert loop.train(cfg, str(trained)) == advance.Outcome(8, None)
   assert runs.metrics(trained) == before
   assert runs.steps(trained) == [4, 8]
+  said = capfd.readouterr().err
+  assert 'newest checkpoint is of step 8, and train.num_steps is 8: it' in said
+  assert 'the run is at its end, at step 8 of 8: nothing is left to' in said
+
+
+def test_a_finished_run_whose_last_checkpoint_is_damaged_ends_again(
+  tiny, trained, runs, capfd, tmp_path
+):
+  shutil.copytree(trained, tmp_path / 'run')
+  (tmp_path / 'run' / 'checkpoints' / '8' / 'data' / 'metadata').unlink()
+  outcome = loop.train(config(tiny), str(tmp_path / 'run'))
+  assert outcome == advance.Outcome(8, None)
+  runs.assert_same(tmp_path / 'run', trained, 8)
+  said = capfd.readouterr().err
+  assert 'went on from step 4, as checkpoint 8' in said
+  assert 'nothing is left to train' not in said
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,11 @@ import pytest
 from imagen_jax import config as config_lib
 from imagen_jax import sharding
 from imagen_jax.train import checkpoint
+from imagen_jax.train import norms
 from imagen_jax.train import optimizer
 from imagen_jax.train import parts
 from imagen_jax.train import state as state_lib
+from imagen_jax.train import step as step_lib
 
 Rule = config_lib.ParameterRule
 PARAMS = {
@@ -120,6 +122,48 @@ def test_what_is_frozen_is_not_clipped_by_nor_remembered(stacked):
   (first, *_) = optax.tree.get_all_with_path(state, 'mu')
   moment = first[1]['out']['kernel'][0, 0]
   np.testing.assert_allclose(moment, 0.1 / 72**0.5, rtol=1e-5)
+
+
+@pytest.mark.parametrize('stacked', [False, True])
+def test_metrics_and_clipping_are_of_what_is_trained(stacked, monkeypatch):
+  """A gradient of 3 and 4, and one of millions that is frozen."""
+  given = grads(0.0)
+  given['down0']['kernel'] = given['down0']['kernel'].at[1, 2].set(3.0)
+  given['out']['kernel'] = given['out']['kernel'].at[0, 0].set(4.0)
+  given['mid'] = jax.tree.map(lambda g: g + 1e6, given['mid'])
+  monkeypatch.setattr(
+    step_lib, 'gradients', lambda *_: (given, {'loss': jnp.float32(1.0)})
+  )
+  cfg = config_lib.Config(
+    optimizer=config_lib.OptimizerConfig(
+      name='adam',
+      clip_norm=1.0,
+      rules=(Rule('mid/*', freeze=True),),
+      stacked=stacked,
+    ),
+    train=config_lib.TrainConfig(module_norms=True),
+  )
+  tx = optimizer.make_optimizer(cfg)
+  params = jax.tree.map(jnp.asarray, PARAMS)
+  state = state_lib.TrainState(jnp.int32(0), params, params, tx.init(params))
+  after, metrics = step_lib.train_step(state, None, config=cfg, tx=tx)
+  np.testing.assert_allclose(metrics['grad_norm'], 5.0, rtol=1e-6)
+  named = norms.named(metrics, params)
+  for module, expected in (('down0', 3.0), ('mid', 0.0), ('out', 4.0)):
+    np.testing.assert_allclose(
+      named[f'grad_norm/{module}'], expected, rtol=1e-6
+    )
+  # Clipped from 5 to 1, and a tenth of it remembered.
+  (first, *_) = optax.tree.get_all_with_path(after.opt_state, 'mu')
+  for module, place, expected in (
+    ('down0', (1, 2), 0.06),
+    ('out', (0, 0), 0.08),
+  ):
+    moment = first[1][module]['kernel'][place]
+    np.testing.assert_allclose(moment, expected, rtol=1e-5)
+  jax.tree.map(
+    np.testing.assert_array_equal, after.params['mid'], PARAMS['mid']
+  )
 
 
 def test_rules_that_take_nothing_are_refused():
