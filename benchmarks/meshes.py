@@ -96,7 +96,6 @@ ROWS = {
   ),
   '2 slices: data 4, fsdp 2': Row(_Mesh(4, 2, 1), slices=2),
   '4 processes: data 2, fsdp 2, model 2': Row(_Mesh(2, 2, 2), PROCESSES),
-  '4 processes: fsdp 8': Row(_Mesh(1, 8, 1), PROCESSES),
 }
 ALONE = Row(_Mesh(1, 1, 1))
 
