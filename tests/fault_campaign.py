@@ -38,7 +38,7 @@ class Run:
     self, tiny, workdir, num_steps, checkpoint_every, count=1, flags=()
   ):
     self.workdir, self.log, self.count = workdir, f'{workdir}.log', count
-    self.ctx = fault_run.context()
+    self.ctx, self.harmed = fault_run.context(), 0
     self.argv = ['train', '--config', tiny, '--workdir', str(workdir), *flags]
     for each in (
       f'mesh.simulated_devices={2 // count}',
@@ -132,6 +132,7 @@ def harm(run, how, rng):
   steps = run.checkpoints()
   if len(steps) < 3:
     return
+  run.harmed += 1
   folder = run.workdir / 'checkpoints' / str(steps[-1])
   files = sorted(path for path in folder.rglob('*') if path.is_file())
   path = files[rng.integers(len(files))]
@@ -188,5 +189,6 @@ def table(run, met, columns):
     lines.append(f'{kind:16} {len(faults):6}  ' + '  '.join(means))
   damaged = run.workdir / checkpoint.DAMAGED
   count = len(list(damaged.iterdir())) if damaged.exists() else 0
-  lines.append(f'damaged checkpoints that were set aside: {count}')
+  # One that is damaged again before a run has read it counts once.
+  lines.append(f'{run.harmed} times damaged, {count} checkpoints set aside')
   return '\n'.join(lines)
