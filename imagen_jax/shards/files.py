@@ -5,6 +5,7 @@ An address is a local path, or that of a bucket in any scheme that fsspec knows
 `pread`, or one ranged request.
 """
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -71,9 +72,10 @@ class File:
         raise ChangedError(f'{self.path} has changed since it was indexed')
       parts = []
       # Linux gives at most 2 GiB at once.
-      while start < stop and (part := os.pread(file, stop - start, start)):
-        parts.append(part)
-        start += len(part)
+      with _named(self.path):
+        while start < stop and (part := os.pread(file, stop - start, start)):
+          parts.append(part)
+          start += len(part)
       return parts[0] if len(parts) == 1 else b''.join(parts)
     finally:
       os.close(file)
@@ -157,7 +159,18 @@ def read_whole(path: str, limit: int) -> bytes:
   if os.path.exists(path) and not os.path.isfile(path):
     raise FileNotFoundError(path)
   with open(path, 'rb') as file:
-    return file.read(limit + 1)
+    with _named(path):
+      return file.read(limit + 1)
+
+
+@contextlib.contextmanager
+def _named(path):
+  """Has errors of reading name the file, which only those of opening do."""
+  try:
+    yield
+  except OSError as error:
+    error.filename = path
+    raise
 
 
 def write(path: str, data: bytes, field: str) -> None:

@@ -4,6 +4,7 @@ import json
 
 from batches import FakeStore
 from batches import assert_same
+from batches import join
 from batches import take
 import numpy as np
 import pytest
@@ -44,6 +45,38 @@ def test_a_position_in_other_data_is_refused(mixed):
     state['examples'] = {'a': 21, 'b': 11}
     with pytest.raises(ValueError, match="examples was {'a': 21, 'b': 11}, is"):
       batches.restore(state)
+
+
+def test_a_position_in_another_order_is_refused(mixed):
+  """Such as one of a version that shuffles otherwise."""
+  rows = range(8)
+  with loader_lib.training_batches(mixed, rows=rows, store=None) as batches:
+    state = batches.state()
+    state['order_version'] += 1
+    with pytest.raises(ValueError, match='order_version was 2, is 1; accepted'):
+      batches.restore(state, allow_other_data=True)
+
+
+@pytest.mark.parametrize('before, after', [(1, 4), (4, 2)])
+def test_a_position_is_gone_on_from_by_other_hosts(mixed, whole, before, after):
+  def parts(hosts):
+    each = mixed.train.batch_size // hosts
+    for host in range(hosts):
+      rows = range(host * each, (host + 1) * each)
+      yield loader_lib.training_batches(mixed, rows=rows, store=FakeStore())
+
+  states = []
+  for batches in parts(before):
+    with batches:
+      next(batches), next(batches)
+      states.append(json.dumps(batches.state()))
+  assert len(set(states)) == 1
+  found = []
+  for batches in parts(after):
+    with batches:
+      batches.restore(json.loads(states[0]))
+      found.append(next(batches))
+  assert_same(whole[2], join(found))
 
 
 def test_a_position_in_as_much_of_other_data_is_refused(toy, twenty, tmp_path):

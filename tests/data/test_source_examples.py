@@ -1,7 +1,9 @@
 """Examples: in ArrayRecord, TFRecord and tar shards, and those of TFDS."""
 
 import dataclasses
+import io
 import os
+import tarfile
 
 from array_record.python import array_record_module
 import numpy as np
@@ -155,3 +157,37 @@ def test_a_json_of_a_record_is_bounded(tmp_path, monkeypatch):
   monkeypatch.setattr(records_lib.shard_table, '_MAX_JSON', 300)
   assert outcome(opened(task), 0) == '000000000'
   assert outcome(opened(task), 1) == 'JSON too large'
+
+
+@pytest.mark.parametrize(
+  'rubbish',
+  [
+    b'[' * 100_000,
+    b'{"similarity": ' * 10_000,
+    b'{"similarity": ' + b'9' * 10_000 + b'}',
+    b'{"similarity": 0.5',
+    b'{"similarity": "\xff"}',
+    b'[{"similarity": 0.5}]',
+    b'null',
+    b'',
+  ],
+  ids=lambda data: repr(data[:20]),
+)
+def test_a_json_of_rubbish_tells_nothing_of_its_record(tmp_path, rubbish):
+  with tarfile.open(tmp_path / '00000.tar', 'w') as shard:
+    for number in range(2):
+      members = {'png': shard_files.picture(number), 'txt': b'a caption'}
+      members['json'] = b'{"similarity": 0.5}' if number else rubbish
+      for ending, data in members.items():
+        member = tarfile.TarInfo(f'{number}.{ending}')
+        member.size = len(data)
+        shard.addfile(member, io.BytesIO(data))
+  task = shard_files.task('webdataset', tmp_path)
+  shard_files.index(task)
+  assert [outcome(opened(task), number) for number in (0, 1)] == ['0', '1']
+  similar = config_lib.FilterConfig('similarity', least=0.1)
+  records = opened(dataclasses.replace(task, filters=(similar,)))
+  assert [outcome(records, number) for number in (0, 1)] == [
+    'no similarity',
+    '1',
+  ]

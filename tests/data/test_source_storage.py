@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import os
 import socket
 import threading
@@ -136,6 +137,52 @@ def test_a_bucket_that_never_answers_is_asked_again_and_named(
   ):
     records.read(0)
   assert waited == [1, 2] and len(silent_bucket) >= 3
+
+
+@pytest.mark.parametrize('good', [0, 40])
+def test_a_disk_that_fails_ends_a_run_with_its_own_line(
+  toy, tmp_path, monkeypatch, good
+):
+  """At its first record, or later: not with pages of TensorFlow's."""
+  monkeypatch.setattr(storage, 'WAITS', ())
+  config = toy.config(shard_files.indexed('webdataset', tmp_path, some(20)))
+  read, left = os.pread, [good]
+
+  def fails(file, *args):
+    left[0] -= os.readlink(f'/proc/self/fd/{file}').endswith('.tar')
+    if left[0] < 0:
+      raise OSError(errno.EIO, 'Input/output error')
+    return read(file, *args)
+
+  monkeypatch.setattr(os, 'pread', fails)
+  with pytest.raises(
+    records_lib.UnreachableError,
+    match=r"^data.tasks\[.*\]: record \d+ of 'train' cannot be read: "
+    rf".*Input/output error: '{tmp_path}/0000\d.tar'$",
+  ):
+    take(config, 100)
+
+
+@pytest.mark.parametrize('kind', ['webdataset', 'folder'])
+def test_a_disk_that_fails_is_no_bad_record(tmp_path, kind, monkeypatch):
+  """Its message names the file."""
+  monkeypatch.setattr(storage, 'WAITS', ())
+  task = shard_files.indexed(kind, tmp_path, some())
+  records = opened(task)
+  full = files._named
+
+  @contextlib.contextmanager
+  def fails(path):
+    with full(path):
+      yield
+      if not path.endswith('.jsonl'):
+        raise OSError(errno.EIO, 'Input/output error')
+
+  monkeypatch.setattr(files, '_named', fails)
+  with pytest.raises(
+    records_lib.UnreachableError, match=rf"output error: '{tmp_path}/.*\.\w+'$"
+  ):
+    records.read(4)
 
 
 def test_every_request_to_a_bucket_has_a_timeout(silent_bucket, monkeypatch):
