@@ -1,28 +1,10 @@
 """What a run says that has nothing left to train, as one started once more."""
 
 import json
-import sys
 
 from imagen_jax import config as config_lib
 from imagen_jax.train import metrics as metrics_lib
 from imagen_jax.train import start as start_lib
-
-
-def say_read(config: config_lib.Config, step: int, first_host: bool):
-  """Says that the last checkpoint is read, which may take a while.
-
-  Args:
-    config: of the run.
-    step: of the checkpoint.
-    first_host: whether this is the one that says it.
-  """
-  if first_host:
-    print(
-      f'{config.stage.name}: the newest checkpoint is of step {step:,}, and '
-      f'train.num_steps is {config.train.num_steps:,}: it is read and checked',
-      file=sys.stderr,
-      flush=True,
-    )
 
 
 def say_end(

@@ -112,7 +112,6 @@ def train(
     newest = checkpointer.latest()
     if newest is not None and newest >= config.train.num_steps:
       # What steps and views need is made only if that checkpoint is damaged.
-      finished.say_read(config, newest, first_host)
       with exhausted.explained(config, tx, mesh):
         start = begin()
       if start.step >= config.train.num_steps:

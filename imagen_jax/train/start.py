@@ -4,7 +4,9 @@ And where it begins anew, when it rewinds.
 """
 
 import dataclasses
+import sys
 
+import jax
 import numpy as np
 
 from imagen_jax import config as config_lib
@@ -83,11 +85,12 @@ class Beginner:
     Raises:
       ValueError: where the run may not go on from what is there.
     """
-    found = self._find(
-      lambda said: resume.check_changes(
-        said, self._config, identity, allow_change
-      )
-    )
+
+    def check(said):
+      resume.check_changes(said, self._config, identity, allow_change)
+      self._say_if_last(said.step)
+
+    found = self._find(check)
     if not found:
       return self._from_seed(())
     self._passing.restore(found.data.get('passed', []))
@@ -99,6 +102,17 @@ class Beginner:
         'this one is taken for it'
       )
     return self._from(found, told, allow_other_data=allow_change)
+
+  def _say_if_last(self, step: int):
+    """Says that the last checkpoint is read, as nothing is said before that."""
+    last = self._config.train.num_steps
+    if step >= last and jax.process_index() == 0:
+      print(
+        f'{self._config.stage.name}: the newest checkpoint is of step '
+        f'{step:,}, and train.num_steps is {last:,}: it is read and checked',
+        file=sys.stderr,
+        flush=True,
+      )
 
   def again(self, rewind: passing_lib.Rewind) -> Start:
     """Begins at the newest checkpoint of before the steps to be passed over.
