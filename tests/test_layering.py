@@ -70,6 +70,7 @@ FLOORS = {
   'imagen_jax.train.profile': 2,
   'imagen_jax.train.watchdog': 2,
   'imagen_jax.train.resume': 3,
+  'imagen_jax.train.changes': 3,
   'imagen_jax.train.start': 3,
   'imagen_jax.train.finished': 3,
   'imagen_jax.train.opening': 3,

@@ -12,6 +12,7 @@ import numpy as np
 from imagen_jax import config as config_lib
 from imagen_jax import sharding
 from imagen_jax.data import loader as loader_lib
+from imagen_jax.train import changes
 from imagen_jax.train import checkpoint
 from imagen_jax.train import guard as guard_lib
 from imagen_jax.train import passing as passing_lib
@@ -87,7 +88,7 @@ class Beginner:
     """
 
     def check(said):
-      resume.check_changes(said, self._config, identity, allow_change)
+      changes.check(said, self._config, identity, allow_change)
       self._say_if_last(said.step)
 
     found = self._find(check)

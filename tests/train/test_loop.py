@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import shutil
 import signal
 
@@ -14,11 +13,7 @@ from tensorboard.backend.event_processing import event_accumulator
 
 from imagen_jax import config as config_lib
 from imagen_jax.data import loader as loader_lib
-from imagen_jax.data import tasks
-from imagen_jax.text import identity
-from imagen_jax.text import write_store
 from imagen_jax.train import advance
-from imagen_jax.train import checkpoint
 from imagen_jax.train import loop
 from imagen_jax.train import metrics as metrics_lib
 from imagen_jax.train import step as step_lib
@@ -221,19 +216,6 @@ def test_sample_grids_are_of_the_raw_and_of_the_averaged_weights(
   assert all(jax.tree.leaves(differ))
 
 
-def test_a_changed_config_may_be_allowed(tiny, trained, runs, tmp_path):
-  shutil.copytree(trained, tmp_path / 'run')
-  shutil.rmtree(tmp_path / 'run' / 'checkpoints' / '8')
-  cfg = config(tiny, 'train.seed=3')
-  outcome = loop.train(cfg, str(tmp_path / 'run'), allow_config_change=True)
-  assert outcome == advance.Outcome(8, None)
-  lines, before = runs.metrics(tmp_path / 'run'), runs.metrics(trained)
-  assert lines[:2] == before[:2]
-  assert lines[2]['loss'] != before[2]['loss']
-  text = (tmp_path / 'run' / 'config.json').read_text()
-  assert config_lib.from_json(text) == cfg
-
-
 def test_steps_made_again_are_told_and_norms_may_be_asked_for_anew(
   tiny, trained, runs, tmp_path
 ):
@@ -261,107 +243,6 @@ def test_steps_made_again_are_told_and_norms_may_be_asked_for_anew(
     assert {name: line[name] for name in wanted} == wanted
 
 
-@pytest.fixture
-def others(tiny, tiny_encoder, tmp_path):
-  """Settings for other weights of the same name, and a store of theirs."""
-  other = pathlib.Path(config(tiny).text.checkpoint).parent / 't5_1_1_bf16'
-  store = str(tmp_path / 'store')
-  settings = [f'text.checkpoint={other}', f'text.store={store}']
-  cfg = config(tiny, *settings)
-  said = identity.of(cfg.text)
-  write_store.write(store, tasks.captions(cfg), tiny_encoder(cfg.text), said)
-  return settings, said
-
-
-def test_another_encoder_of_the_same_name_is_refused(
-  tiny, trained, runs, others, tmp_path
-):
-  settings, said = others
-  run = tmp_path / 'run'
-  shutil.copytree(trained, run)
-  shutil.rmtree(run / 'checkpoints' / '8')
-  cfg = config(tiny, *settings)
-  words = (
-    r"^the config differs from the checkpoint's: text.checkpoint "
-    rf"\(fingerprint\): '\w+' -> '{said['checkpoint']}'; accepted: the same"
-  )
-  with pytest.raises(ValueError, match=words):
-    loop.train(cfg, str(run))
-  assert runs.steps(run) == [4]
-  assert loop.train(cfg, str(run), allow_config_change=True).step == 8
-  with checkpoint.Checkpointer(str(run), create=False) as checkpointer:
-    assert checkpointer.said(4).identity != said
-    assert checkpointer.said(8).identity == said
-
-
-def test_a_checkpoint_without_an_identity_is_told(
-  tiny, trained, capfd, tmp_path
-):
-  run = tmp_path / 'run'
-  shutil.copytree(trained, run)
-  shutil.rmtree(run / 'checkpoints' / '8')
-  said = run / 'checkpoints' / '4' / 'config' / 'metadata'
-  said.write_text(json.dumps({'json': json.loads(said.read_text())['json']}))
-  loop.train(config(tiny), str(run))
-  assert 'of step 4 has no identity of its text enc' in capfd.readouterr().err
-  with checkpoint.Checkpointer(str(run), create=False) as checkpointer:
-    assert checkpointer.said(8).identity == identity.of(config(tiny).text)
-
-
-@pytest.fixture
-def bad_records(monkeypatch):
-  """Has every loader say that it found three bad ones, and dropped three."""
-  some = {
-    'seen': 9,
-    'bad': {'truncated': 2, 'empty': 1},
-    'dropped': {'too small': 3},
-  }
-  counts = {'some': some}
-  tally = loop.loader_lib.tally_lib.Tally
-  monkeypatch.setattr(tally, 'counts', lambda self: counts)
-  monkeypatch.setattr(tally, 'table', lambda self: '  some: truncated')
-  listed = [{'task': 'some', 'key': 'k', 'reason': 'truncated'}]
-  monkeypatch.setattr(tally, 'listed', lambda self: listed)
-
-
-def test_what_was_left_out_is_told_and_counted_on_where_a_run_resumes(
-  tiny, bad_records, capfd, tmp_path
-):
-  def last_line():
-    text = (tmp_path / 'metrics.jsonl').read_text()
-    return json.loads(text.splitlines()[-1])
-
-  loop.train(config(tiny, 'train.num_steps=2'), str(tmp_path))
-  line = last_line()
-  assert (line['records_read'], line['bad_records']) == (9, 3)
-  assert (line['dropped_records'], line['dropped_share']) == (3, 1 / 3)
-  of_tasks = {
-    name: line[name] for name in line if 'records' in name and '/' in name
-  }
-  assert of_tasks == {
-    'records_read/some': 9,
-    'bad_records/some': 3,
-    'dropped_records/some': 3,
-    'records_read/same': 0,
-    'bad_records/same': 0,
-    'dropped_records/same': 0,
-  }
-  said = capfd.readouterr().err
-  assert (
-    'records that were left out, on all hosts:\n'
-    '  some: 3 bad and 3 dropped of 9 records read\n'
-  ) in said
-  assert 'bad ones of the first host:\n  some: truncated' in said
-  (line,) = (tmp_path / 'skipped' / '00000.jsonl').read_text().splitlines()
-  assert json.loads(line)['key'] == 'k'
-  longer = config(tiny, 'train.num_steps=4')
-  loop.train(longer, str(tmp_path), allow_config_change=True)
-  line = last_line()
-  assert (line['records_read'], line['bad_records']) == (18, 6)
-  said = '  some: 6 bad and 6 dropped of 18 records read\n'
-  assert said in capfd.readouterr().err
-
-
 def test_a_run_that_waits_for_data_says_so(tiny, monkeypatch, capfd, tmp_path):
   """Where any waiting, over any time, is worth a word."""
   monkeypatch.setattr(advance.waits_lib, '_WINDOW', 0.0)
@@ -372,29 +253,6 @@ def test_a_run_that_waits_for_data_says_so(tiny, monkeypatch, capfd, tmp_path):
   (line,) = (tmp_path / 'metrics.jsonl').read_text().splitlines()
   line = json.loads(line)
   assert line['data_wait_seconds'] > 0 and 0 < line['data_wait_share'] <= 1
-
-
-def test_rates_change_where_a_run_resumes(tiny, tmp_path):
-  short = config(tiny, 'train.num_steps=2', 'train.checkpoint_every=2')
-  loop.train(short, str(tmp_path))
-  longer = config(
-    tiny,
-    'train.num_steps=4',
-    'train.checkpoint_every=2',
-    'data.tasks.some.rate=6',
-  )
-  with pytest.raises(ValueError, match='rate: 2.0 -> 6.0.*--allow-config-ch'):
-    loop.train(longer, str(tmp_path))
-  loop.train(longer, str(tmp_path), allow_config_change=True)
-  (kept,) = (
-    json.loads(file.read_text())['loader']
-    for file in (tmp_path / 'checkpoints' / '4').rglob('*')
-    if file.is_file() and b'"mixture"' in file.read_bytes()
-  )
-  assert kept['mixture'] == [
-    [0, {'some': 2.0, 'same': 1.0}],
-    [16, {'some': 6.0, 'same': 1.0}],
-  ]
 
 
 @pytest.mark.parametrize('every', [1, 4])
@@ -422,19 +280,3 @@ def test_a_broken_loss_stops_before_it_is_saved(
   with pytest.raises(FloatingPointError, match=words):
     loop.train(cfg, str(tmp_path / 'run'))
   assert runs.steps(tmp_path / 'run')[-1] == (5 if every == 1 else 4)
-
-
-def test_bad_records_are_listed_whatever_ends_the_run(
-  tiny, monkeypatch, tmp_path
-):
-  def stop(rows):
-    raise ValueError('too many')
-
-  listed = [{'task': 'some', 'key': 'k', 'reason': 'truncated'}]
-  tally = loop.loader_lib.tally_lib.Tally
-  monkeypatch.setattr(tally, 'listed', lambda self: listed)
-  monkeypatch.setattr(advance, '_to_batch', stop)
-  with pytest.raises(ValueError, match='too many'):
-    loop.train(config(tiny), str(tmp_path))
-  (line,) = (tmp_path / 'skipped' / '00000.jsonl').read_text().splitlines()
-  assert json.loads(line) == listed[0]
