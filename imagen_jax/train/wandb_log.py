@@ -69,7 +69,7 @@ class WandbLog:
     self._known = self._all.setdefault(project, {'id': secrets.token_hex(4)})
     self._started = {'dir': runs, 'name': name, 'config': config}
     self._written = written
-    self._queue = queue.Queue(_WAITING)
+    self._queue = queue.SimpleQueue()
     self._failed = set()
     self._thread = threading.Thread(
       target=self._work, name='wandb', daemon=True
@@ -86,15 +86,15 @@ class WandbLog:
 
   def close(self):
     """Returns when all is handed over, or that takes too long."""
-    self._put(None, 0, None)
+    self._queue.put((None, 0, None))  # However many wait before it.
     self._thread.join(_START + _END)
     if self._thread.is_alive():
       self._tell('it did not take all in time')
 
   def _put(self, *what):
-    try:
-      self._queue.put_nowait(what)
-    except queue.Full:
+    if self._queue.qsize() < _WAITING:
+      self._queue.put(what)
+    else:
       self._tell('it takes nothing, and what it was to be given is lost')
 
   def _tell(self, reason):

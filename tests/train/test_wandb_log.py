@@ -224,6 +224,8 @@ def test_a_service_that_hangs_does_not_hold_up_the_end(
   for thread in threading.enumerate():
     if thread.name == 'wandb':
       thread.join(60)
+      assert not thread.is_alive()
+  assert wandb.runs[-1].finished  # As it took the end after all.
 
 
 def test_other_hosts_have_nothing_to_do_with_it(wandb, tmp_path):
