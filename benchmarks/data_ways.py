@@ -65,8 +65,7 @@ def bare(folder, size, cores, *, dct=True):
 
 
 def ours(folder, size, cores, *, kind='tfds', name='tfds'):
-  """Yields numbers of pictures from our loader, on the cores it finds."""
-  del cores
+  """Yields numbers of pictures from our loader, with a thread a core."""
   from imagen_jax import config as config_lib
   from imagen_jax.data import loader
 
@@ -87,6 +86,7 @@ def ours(folder, size, cores, *, kind='tfds', name='tfds'):
     data=config_lib.DataConfig(
       tasks=(data_pictures.task(folder, kind, name),),
       crop='random' if size == 1024 else 'center',
+      threads=cores,
     ),
     train=config_lib.TrainConfig(batch_size=BATCH),
   )

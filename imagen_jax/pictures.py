@@ -10,13 +10,14 @@ import contextlib
 import dataclasses
 import io
 import math
-import re
 import struct
 import zlib
 
 import numpy as np
 from PIL import ExifTags
 from PIL import Image
+
+from imagen_jax import jpeg_scans
 
 # A picture of more pixels, by its header, is not decoded: a few kilobytes can
 # claim gigabytes.
@@ -80,11 +81,11 @@ _TURNS = {
 # Pixels that are converted at once, where a whole picture would take copies.
 _STRIP = 2**20
 
-# A marker of JPEG: 0 stands behind a byte of a scan that looks like one.
-_MARKER = re.compile(rb'\xff([^\x00\xff])')
-_SCAN, _END = 0xDA, 0xD9
-# Markers with nothing behind them.
-_BARE = frozenset((0x01, *range(0xD0, 0xD9)))
+# Bytes of Pillow's blocks of pixels, and how many are kept for a thread. Its
+# own are as large as a picture and given back to the system, which then has to
+# clear each page of the next one: up to a tenth of the work at 256 pixels.
+_BLOCK = 2**16
+_BLOCKS_KEPT = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,6 +136,12 @@ class TooSmallError(Exception):
 
 class TooLongError(Exception):
   """A picture that is too long for its width, by its header."""
+
+
+def keep_memory(threads: int):
+  """Has Pillow keep up to 4 MiB for each of `threads` that decode pictures."""
+  Image.core.set_block_size(_BLOCK)
+  Image.core.set_blocks_max(threads * _BLOCKS_KEPT)
 
 
 @contextlib.contextmanager
@@ -319,6 +326,9 @@ def _check_work(image, encoded, sides):
 
 def _held_by_scans(image, encoded, pixels, others):
   """Returns bytes that a JPEG takes for coefficients, beside `others`."""
+  # Most are so, and to search all of one costs as much as to resize it.
+  if jpeg_scans.in_one_pass(encoded):
+    return 0
   most = min(MAX_SCANS, _MAX_SCANNED // max(1, pixels))
   # All coefficients are held where there are several scans, of 2 bytes each.
   areas = [across * down for _, across, down, _ in image.layer]
@@ -326,21 +336,7 @@ def _held_by_scans(image, encoded, pixels, others):
   # At least as many as there are, and found faster.
   scans = encoded.count(b'\xff\xda')
   if scans > most or (scans > 1 and others + held > MAX_BYTES):
-    scans = _scans(encoded)
+    scans = jpeg_scans.count(encoded)
   if scans > most:
     raise DamagedError(f'{scans} scans')
   return held if scans > 1 or 'progressive' in image.info else 0
-
-
-def _scans(encoded):
-  """Returns how many scans a JPEG has: what is in other segments is none."""
-  count, place = 0, 2
-  while found := _MARKER.search(encoded, place):
-    kind, place = found[1][0], found.end()
-    if kind == _END:
-      break
-    if kind in _BARE:
-      continue
-    count += kind == _SCAN
-    place += max(2, int.from_bytes(encoded[place : place + 2], 'big'))
-  return count

@@ -27,6 +27,7 @@ FLOORS = {
   'imagen_jax.storage': 0,
   'imagen_jax.shards': 0,
   'imagen_jax.grid': 0,
+  'imagen_jax.jpeg_scans': 0,
   'imagen_jax.pictures': 0,
   'imagen_jax.presets': 0,
   'imagen_jax.chips': 0,
@@ -139,6 +140,7 @@ NEVER = {
   'imagen_jax.grid': ('jax', 'flax'),
   'imagen_jax.storage': ('jax', 'flax'),
   'imagen_jax.pictures': ('jax', 'flax'),
+  'imagen_jax.jpeg_scans': ('jax', 'flax'),
   'imagen_jax.diffusion': ('flax', 'optax'),
   'imagen_jax.models': ('optax',),
 }

@@ -154,6 +154,32 @@ def test_a_jpeg_of_endless_scans_is_not_decoded(monkeypatch):
     pictures.decode(scanned(21 - usual))
 
 
+def test_a_jpeg_of_one_pass_is_refused_at_its_second_scan():
+  """By libjpeg itself, so that nobody need search it for scans."""
+  encoded = save(Image.fromarray(noise(16, 16)), 'JPEG')
+  scan = encoded[encoded.rindex(b'\xff\xda') : -2]
+  for more in (1, pictures.MAX_SCANS):
+    with pytest.raises(pictures.DamagedError) as error:
+      pictures.decode(encoded[:-2] + scan * more + encoded[-2:])
+    assert 'broken data stream' in str(error.value.__cause__)
+
+
+def test_a_jpeg_of_a_scan_for_each_colour_is_of_several():
+  """Though it is not progressive: its scans may come again, too."""
+  grey = save(Image.fromarray(noise(16, 16)[..., 0]), 'JPEG')
+  # The first of three components of a frame, as the only one of its scan.
+  frame = grey.index(b'\xff\xc0')
+  scan = grey.index(b'\xff\xda')
+  more = b'\x00\x11\x08\x00\x10\x00\x10\x03' + bytes(
+    [1, 0x11, 0, 2, 0x11, 0, 3, 0x11, 0]
+  )
+  first = grey[:frame] + b'\xff\xc0\x00\x11' + more[2:]
+  tables = grey[frame + 13 : scan]
+  encoded = first + tables + grey[scan:-2] * (pictures.MAX_SCANS + 1)
+  with pytest.raises(pictures.DamagedError, match='101 scans'):
+    pictures.decode(encoded + b'\xff\xd9')
+
+
 def test_what_looks_like_a_scan_in_other_segments_is_none():
   """As a preview within the tags, a profile, or a picture behind the end."""
   exif = Image.Exif()

@@ -175,6 +175,9 @@ class DataConfig:
       before the run stops. Pictures too small for the stage are left out too,
       but nothing is wrong with them: they are counted apart.
     prefetch: batches prepared ahead.
+    threads: of a host, that read and decode; None is half of the cores that it
+      may use: reading is far cheaper than training, and where both run on the
+      same cores, bursts of it should leave room.
     caption_choice: 'random' draws one of a record's captions each time; 'turns'
       takes the next one each epoch, so that in as many epochs as there are
       captions each comes once.
@@ -187,6 +190,7 @@ class DataConfig:
   crop: str = 'center'
   max_bad_share: float = 0.01
   prefetch: int = 2
+  threads: int | None = None
   caption_choice: str = 'random'
   dct_scaling: float | None = 1.5
 
@@ -196,6 +200,8 @@ class DataConfig:
     one_of('data.caption_choice', self.caption_choice, ('random', 'turns'))
     one_of('data.crop', self.crop, ('center', 'random'))
     at_least('data.prefetch', self.prefetch, 1)
+    if self.threads is not None:
+      at_least('data.threads', self.threads, 1)
     require(
       0 <= self.max_bad_share <= 1,
       f'data.max_bad_share is {self.max_bad_share!r}; accepted: [0, 1]',

@@ -40,6 +40,7 @@ RUNTIME_FIELDS = (
   'text.checkpoint',
   'text.vocabulary',
   'data.prefetch',
+  'data.threads',
   'data.tasks.*.path',
   'data.tasks.*.index',
   'train.microbatches',

@@ -51,6 +51,7 @@ class Loader:
     max_length: int,
     max_bad_share: float,
     prefetch: int,
+    threads: int | None = None,
     start_step: int = 0,
   ):
     """Opens a loader; `training_batches` and `eval_batches` are simpler.
@@ -64,6 +65,7 @@ class Loader:
       max_length: tokens of an embedding, L.
       max_bad_share: largest accepted share of bad records of a task.
       prefetch: batches prepared ahead, at least 1.
+      threads: see `pipeline.batches`.
       start_step: the first batch's step.
 
     Raises:
@@ -77,6 +79,7 @@ class Loader:
     self._store = store
     self._max_length = max_length
     self._prefetch = prefetch
+    self._threads = threads
     self._step = start_step
     self._worker = None
     for number, (task, split) in enumerate(zip(tasks, split_names)):
@@ -103,7 +106,8 @@ class Loader:
 
   def _make_batches(self, step):
     dataset = pipeline.batches(
-      self._tasks, self._split_names, self._plan, self.tally, step
+      *(self._tasks, self._split_names, self._plan, self.tally),
+      *(step, self._threads),
     )
     with pipeline.own_errors(self.tally):
       for batch in dataset.as_numpy_iterator():
@@ -305,5 +309,6 @@ def _loader(config, split_names, rows, store, start_step, *, seed, shuffle):
     max_length=config.text.max_length,
     max_bad_share=config.data.max_bad_share,
     prefetch=config.data.prefetch,
+    threads=config.data.threads,
     start_step=start_step,
   )

@@ -14,6 +14,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from imagen_jax import pictures
 from imagen_jax.data import plan as plan_lib
 from imagen_jax.data import reader as reader_lib
 from imagen_jax.data import tally as tally_lib
@@ -101,6 +102,7 @@ def batches(
   plan: plan_lib.Plan,
   tally: tally_lib.Tally,
   start_step: int,
+  threads: int | None = None,
 ) -> tf.data.Dataset:
   """Returns the endless dataset of this host's batches, without text.
 
@@ -110,6 +112,7 @@ def batches(
     plan: which examples go where.
     tally: counts bad records.
     start_step: the first batch's step.
+    threads: that read and decode; None is half of the cores.
   """
   steps = tf.data.Dataset.range(start_step, _FOREVER)
   parts = [
@@ -126,9 +129,8 @@ def batches(
   mixed = mixed.batch(len(plan), drop_remainder=True)
   options = tf.data.Options()
   options.deterministic = True
-  # Half of the cores: reading is far cheaper than training, and where the
-  # training runs on the same cores, bursts of it should leave room.
-  threads = max(1, len(os.sched_getaffinity(0)) // 2)
+  threads = threads or max(1, len(os.sched_getaffinity(0)) // 2)
+  pictures.keep_memory(threads)
   options.threading.private_threadpool_size = threads
   options.threading.max_intra_op_parallelism = 1
   options.autotune.cpu_budget = threads

@@ -137,7 +137,10 @@ class Reader:
       Captions and keys, n strings each; `image`, uint8 [n, S, S, 3]; and
       `lowres` where there is one.
     """
-    captions, keys, images = [], [], []
+    captions, keys = [], []
+    squares = self._taken.squares
+    sizes = filter(None, (squares.image_size, squares.lowres_size))
+    images = [np.empty((len(positions), s, s, 3), np.uint8) for s in sizes]
     epochs = positions // len(self._records)
     words, places = order_lib.words(seeds), order_lib.places(seeds)
     for row, position in enumerate(positions):
@@ -146,11 +149,12 @@ class Reader:
       captions.append(caption.encode())
       keys.append(record.key.encode())
       # What was decoded of one is not held until the last one is.
-      images.append(self._taken.squares.cut(record.picture, places[row]))
+      for image, cut in zip(images, squares.cut(record.picture, places[row])):
+        image[row] = cut
     return (
       np.array(captions, object),
       np.array(keys, object),
-      *(np.stack(some) for some in zip(*images) if some[0] is not None),
+      *images,
     )
 
 

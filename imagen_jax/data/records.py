@@ -297,7 +297,9 @@ class Records:
       return str(key)
     key = table_lib.as_bytes(key).decode(errors='replace')
     # It stands in tables and lists, a line each.
-    key = ''.join(c if c.isprintable() else '?' for c in key[:_MAX_KEY])
+    key = key[:_MAX_KEY]
+    if not key.isprintable():
+      key = ''.join(c if c.isprintable() else '?' for c in key)
     return key or f'#{index}'
 
 

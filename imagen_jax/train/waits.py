@@ -85,8 +85,10 @@ class Waits:
   def _warning(self, share, seconds, host):
     data = self._data
     cores = len(os.sched_getaffinity(0))
+    threads = data.threads or max(1, cores // 2)
     advice = [
-      f'more hosts, or cores of a host (the first has {cores})',
+      f'data.threads above {threads} of {cores} cores (of the first host)',
+      'more hosts, or cores of a host',
       'source pictures nearer to the size of the stage',
       f'data.prefetch above {data.prefetch} where reads are slow now and then',
     ]

@@ -282,6 +282,7 @@ from imagen_jax import config as config_lib
     ),
     ('DataConfig', {'caption_choice': 'all'}, "caption_choice is 'all'"),
     ('DataConfig', {'dct_scaling': 0.5}, 'data.dct_scaling is 0.5; accepted'),
+    ('DataConfig', {'threads': 0}, 'data.threads is 0; accepted'),
     ('DataConfig', {'crop': 'left'}, "data.crop is 'left'"),
     (
       'DataConfig',

@@ -124,6 +124,22 @@ def test_features_of_tfds_go_by_name(toy, tmp_path):
     opened(dataclasses.replace(task, captions=''))
 
 
+def test_features_of_tfds_within_others_go_by_their_path(toy, tmp_path):
+  import tensorflow_datasets as tfds
+
+  features = {
+    'image': tfds.features.Image(shape=(None, None, 3)),
+    'said': {'by': {'people': tfds.features.Text()}},
+  }
+  example = {
+    'image': shard_files.picture(1),
+    'said': {'by': {'people': 'a house'}},
+  }
+  path = toy.write(tmp_path / 'deep', {'train': [example]}, features=features)
+  task = config_lib.TaskConfig('some', path, captions='said/by/people')
+  assert opened(task).read(0).captions == ('a house',)
+
+
 def test_tfrecords_of_tfds_are_read_as_such(toy, tmp_path):
   examples = [toy.example(number) for number in range(9)]
   path = toy.write(tmp_path / 'old', {'train': examples}, form='tfrecord')

@@ -1,6 +1,7 @@
 """What a run says of waiting for data."""
 
 import dataclasses
+import os
 
 import numpy as np
 import pytest
@@ -45,6 +46,11 @@ def test_the_share_is_of_the_time_between_two_lines():
   assert found['data_wait_seconds'] == 0.0
 
 
+def test_threads_are_advised_above_those_that_there_are():
+  data = dataclasses.replace(DATA, threads=7)
+  assert 'data.threads above 7 of' in run(0.25, 60, data=data)[1][0]
+
+
 def test_a_run_that_waits_little_says_nothing():
   assert run(0.09, 10_000)[1] == []
 
@@ -56,6 +62,8 @@ def test_a_run_that_waits_is_told_what_helps_in_one_line():
     '25% of the last 60 s were spent waiting for data, by host 0; what helps: '
   )
   assert 'data.prefetch above 3' in line
+  cores = len(os.sched_getaffinity(0))
+  assert f'data.threads above {max(1, cores // 2)} of {cores} cores' in line
   assert 'data.tasks[parquet]: write ArrayRecord' in line
   assert 'data.tasks[tfds]' not in line and 'dct_scaling' not in line
   assert '\n' not in line
