@@ -182,6 +182,8 @@ def tiny(tmp_path_factory):
 @pytest.fixture(scope='session')
 def trained(tiny, tmp_path_factory):
   """Workdir of the base run, trained to its end without a stop."""
+  import shared_programs
+
   from imagen_jax import config
   from imagen_jax.train import advance
   from imagen_jax.train import loop
@@ -189,8 +191,18 @@ def trained(tiny, tmp_path_factory):
   workdir = tmp_path_factory.mktemp('trained') / 'run'
   seen = ['sample_every=8', 'eval_every=4', 'num_eval_examples=12']
   cfg = config.override(config.load(tiny), [f'train.{each}' for each in seen])
-  assert loop.train(cfg, str(workdir)) == advance.Outcome(8, None)
+  with shared_programs.shared():
+    assert loop.train(cfg, str(workdir)) == advance.Outcome(8, None)
   return workdir
+
+
+@pytest.fixture(scope='module')
+def same_programs():
+  """Has the runs of a file share their programs with others; see `shared`."""
+  import shared_programs
+
+  with shared_programs.shared():
+    yield
 
 
 @pytest.fixture
