@@ -69,11 +69,11 @@ def fingerprint(
     'mesh': dict(mesh.shape),
     'places': _digest(json.dumps(places)),
     'program': _digest(lowered.as_text()),
-    'settings': _settings(config),
+    'settings': settings(config),
   }
 
 
-def _settings(config):
+def settings(config):
   """The fields that a step is made of, by path; to name what differs."""
   groups = dataclasses.asdict(config)
   groups['stage'].pop('sample')

@@ -173,5 +173,10 @@ def abstract_state(config: config.Config, tx, shardings) -> TrainState:
 
 def init_state(config: config.Config, tx, shardings) -> TrainState:
   """A new state from `train.seed`; no device ever holds more than its shard."""
-  init = jax.jit(lambda key: _init(config, tx, key), out_shardings=shardings)
+  init = compile_init(config, tx, shardings)
   return init(jax.random.key(config.train.seed))
+
+
+def compile_init(config: config.Config, tx, shardings):
+  """What makes a new state of a key, jitted."""
+  return jax.jit(lambda key: _init(config, tx, key), out_shardings=shardings)

@@ -13,6 +13,8 @@ from imagen_jax.train import advance
 from imagen_jax.train import loop
 from imagen_jax.train import metrics
 
+pytestmark = pytest.mark.usefixtures('same_programs')
+
 
 @pytest.fixture
 def train(tiny, monkeypatch):

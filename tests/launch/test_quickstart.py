@@ -4,9 +4,11 @@ import json
 import os
 import pathlib
 import runpy
+import shlex
 import subprocess
 import sys
 
+import fault_run
 import pytest
 
 from imagen_jax import curves
@@ -55,13 +57,22 @@ def test_a_rehearsal_and_the_commands_that_it_prints(repo, tmp_path):
     *('data', 'encode', 'train', 'export', 'sample')
   ]
   path = f'{VENV / "bin"}:{os.environ["PATH"]}'
-  for command in commands:
-    subprocess.run(
-      ['bash', '-c', command],
-      cwd=repo,
-      env={**os.environ, 'PATH': path},
-      check=True,
-    )
+  first, *others = commands
+  subprocess.run(
+    ['bash', '-c', first],
+    cwd=repo,
+    env={**os.environ, 'PATH': path},
+    check=True,
+  )
+  # As a shell would read them, and begun in a tenth of the time.
+  context, there = fault_run.context(), f'import os\nos.chdir({str(repo)!r})'
+  for command in others:
+    program, *argv = shlex.split(command)
+    assert program == 'imagen-jax'
+    log = tmp_path / f'{argv[0]}.log'
+    process = fault_run.start(context, argv, str(log), there)
+    process.join()
+    assert process.exitcode == 0, log.read_text()
   assert (tmp_path / 'mine/samples/grid.png').exists()
 
   # And its curves, with scores along the base, which is trained once more.

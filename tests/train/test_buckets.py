@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 
+import fault_run
 from PIL import Image
 import pytest
 
@@ -14,10 +15,9 @@ from imagen_jax import export
 
 _TESTS = str(pathlib.Path(__file__).parents[1])
 
-# `imagen-jax`, where the second checkpoint has just begun to be written.
+# Where the second checkpoint has just begun to be written.
 _KILLED = """
-import os, signal, sys
-from imagen_jax.cli import main
+import os, signal
 from imagen_jax.train import checkpoint
 save, done = checkpoint.Checkpointer.save, []
 def count(self, *args):
@@ -26,10 +26,9 @@ def count(self, *args):
   if len(done) == 2:
     os.kill(os.getpid(), signal.SIGKILL)
 checkpoint.Checkpointer.save = count
-sys.exit(main.main(sys.argv[1:]))
 """
-# And where TensorFlow must not be loaded; with a text encoder that takes
-# nothing to load, from this folder.
+# `imagen-jax`, where TensorFlow must not be loaded; with a text encoder that
+# takes nothing to load, from this folder.
 _LIGHT = f"""
 import sys
 sys.path.append({_TESTS!r})
@@ -62,9 +61,26 @@ def child(storage_server):
   return run
 
 
+@pytest.fixture
+def train(storage_server, tmp_path):
+  """Trains in a process of its own; returns its status and what it said."""
+
+  def run(before, *flags):
+    log = tmp_path / 'train.log'
+    address = f'import os\nos.environ.update({storage_server.env!r})\n'
+    argv = ['train', *map(str, flags)]
+    process = fault_run.start(
+      fault_run.context(), argv, str(log), address + before
+    )
+    process.join(600)
+    return process.exitcode, log.read_text()
+
+  return run
+
+
 @pytest.mark.slow
 def test_from_data_to_pictures(
-  places, bucket, storage_server, child, trained, runs, tmp_path, capfd
+  places, bucket, storage_server, train, child, trained, runs, tmp_path
 ):
   root, there = f'gs://{bucket}', tmp_path / 'there'
   workdir = ['--workdir', f'{root}/run']
@@ -73,13 +89,12 @@ def test_from_data_to_pictures(
   for each in (*often, 'train.sample_every=8'):
     flags += ['--set', each]
 
-  status, said = child(_KILLED, 'train', *flags)
+  status, said = train(_KILLED, *flags)
   assert status == -signal.SIGKILL, said
   storage_server.download(bucket, 'run', there / 'killed')
   assert [m['step'] for m in runs.metrics(there / 'killed')][:2] == [2, 4]
 
-  script = 'import sys\nfrom imagen_jax.cli import main\nsys.exit(main.main())'
-  status, said = child(script, 'train', *flags)
+  status, said = train('', *flags)
   assert status == 0, said
   assert 'resuming from step' in said
   assert f'trained to step 8: {root}/run' in said

@@ -15,6 +15,8 @@ from imagen_jax.train import advance
 from imagen_jax.train import checkpoint
 from imagen_jax.train import loop
 
+pytestmark = pytest.mark.usefixtures('same_programs')
+
 OTHER_ARRAYS = "the checkpoint's state has other arrays"
 REFUSED = {
   'rules': (

@@ -18,6 +18,8 @@ from imagen_jax.train import loop
 from imagen_jax.train import resume
 from imagen_jax.train import state as state_lib
 
+pytestmark = pytest.mark.usefixtures('same_programs')
+
 # Orbax reads arrays side by side, and does not wait for the others where one
 # fails; they find its event loop gone.
 pytestmark = pytest.mark.filterwarnings(

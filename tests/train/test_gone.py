@@ -13,10 +13,9 @@ pytestmark = pytest.mark.slow
 ENDLESS = ('train.num_steps=1000000', 'train.checkpoint_every=2')
 SECONDS = 60  # Until all must have ended.
 
-# The command, whose second process fails in its third step.
+# The second process fails in its third step.
 FAILS = """
 import sys
-from imagen_jax.cli import main
 from imagen_jax.train import metrics
 advance, done = metrics.MetricWriter.advance, []
 def fail(self):
@@ -25,7 +24,6 @@ def fail(self):
   if len(done) == 3 and sys.argv[-1] == '1':
     raise RuntimeError('a fault of this host')
 metrics.MetricWriter.advance = fail
-sys.exit(main.main(sys.argv[1:]))
 """
 
 
@@ -42,7 +40,7 @@ def test_where_one_is_killed_the_others_end(which, count, tiny, runs, tmp_path):
     flags=['--dead-after', '20'],
   ) as hosts:
     hosts.until(lambda: (workdir / 'checkpoints' / '2').exists())
-    hosts.processes[which].kill()
+    hosts.kill(which)
     status = hosts.finish(SECONDS)
   said = hosts.said()
   assert status.pop(which) == -signal.SIGKILL
@@ -63,7 +61,7 @@ def test_where_one_is_killed_the_others_end(which, count, tiny, runs, tmp_path):
 
 def test_where_one_fails_the_others_end(tiny, tmp_path):
   with host_runs.started(
-    tiny, tmp_path / 'run', *ENDLESS, each=1, program=('-c', FAILS)
+    tiny, tmp_path / 'run', *ENDLESS, each=1, before=FAILS
   ) as hosts:
     status = hosts.finish(host_runs.PATIENCE)
   first, second = hosts.said()

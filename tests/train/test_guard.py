@@ -17,6 +17,8 @@ from imagen_jax.train import guard as guard_lib
 from imagen_jax.train import loop
 from imagen_jax.train import metrics as metrics_lib
 
+pytestmark = pytest.mark.usefixtures('same_programs')
+
 # Two steps of the window's four have to be there for a spike to be one.
 GUARD = config_lib.GuardConfig('skip', spike_factor=10.0, window=4)
 

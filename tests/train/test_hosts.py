@@ -14,24 +14,22 @@ from imagen_jax.train import loop
 
 pytestmark = pytest.mark.slow
 
-# The command, in processes that count other records: of one task, so many read
+# Has processes count other records: of one task, so many read
 # that they take more than 32 bits, and of the other, the first process none.
 COUNTS = """
 import sys
-from imagen_jax.cli import main
 from imagen_jax.data import tally
 number = int(sys.argv[-1])
 some = {'seen': 10**10 + number, 'bad': {}, 'dropped': {'small': 5 + number}}
 same = {'seen': 100, 'bad': {'a': 2, 'b': 1}, 'dropped': {}}
 counts = [{'some': some}, {'same': same, 'some': some}][number]
 tally.Tally.counts = lambda self: counts
-sys.exit(main.main(sys.argv[1:]))
 """
 
 
 def test_two_processes_compute_what_one_does(tiny, trained, runs, tmp_path):
   workdir = tmp_path / 'run'
-  options = {'program': ('-c', COUNTS)}
+  options = {'before': COUNTS}
   seen = ['sample_every=8', 'eval_every=4', 'num_eval_examples=12']
   settings = [f'train.{each}' for each in seen]
   with host_runs.started(tiny, workdir, *settings, **options) as hosts:
@@ -90,7 +88,7 @@ def test_a_signal_to_one_stops_all_at_one_step(
   endless = ('train.num_steps=1000000', 'train.checkpoint_every=1000000')
   with host_runs.started(tiny, workdir, *endless, count=count) as hosts:
     hosts.until_metrics()
-    hosts.processes[which].send_signal(number)
+    hosts.kill(which, number)
     status = hosts.finish()
   # Ctrl-C is passed on as the signal that hosts agree upon.
   assert status == [128 + signal.SIGTERM] * count, hosts.said()
@@ -98,11 +96,10 @@ def test_a_signal_to_one_stops_all_at_one_step(
   assert re.search(f'saved step {step}; go on with: /', hosts.said()[0])
 
 
-# The command, in whose step 5 each process finds pictures that are no numbers.
+# In step 5 each process finds pictures that are no numbers.
 SPOILED = """
 import sys
 import numpy as np
-from imagen_jax.cli import main
 from imagen_jax.train import advance
 to_batch = advance._to_batch
 def spoil(rows):
@@ -110,13 +107,12 @@ def spoil(rows):
   bad = rows['slot'][0] // 8 == 4
   return batch.replace(image=batch.image * np.float32(np.nan)) if bad else batch
 advance._to_batch = spoil
-sys.exit(main.main(sys.argv[1:]))
 """
 
 
 def test_all_hosts_rewind_alike(tiny, runs, tmp_path):
   workdir = tmp_path / 'run'
-  options = {'program': ('-c', SPOILED)}
+  options = {'before': SPOILED}
   policy = 'guard.policy=rewind'
   with host_runs.started(tiny, workdir, policy, **options) as hosts:
     assert hosts.finish() == [0, 0], hosts.said()

@@ -8,6 +8,8 @@ from imagen_jax import config as config_lib
 from imagen_jax.train import advance
 from imagen_jax.train import loop
 
+pytestmark = pytest.mark.usefixtures('same_programs')
+
 
 def config(tiny, *assignments):
   return config_lib.override(config_lib.load(tiny), assignments)

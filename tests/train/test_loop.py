@@ -19,6 +19,8 @@ from imagen_jax.train import metrics as metrics_lib
 from imagen_jax.train import step as step_lib
 from imagen_jax.train import views
 
+pytestmark = pytest.mark.usefixtures('same_programs')
+
 
 def config(tiny, *assignments):
   return config_lib.override(config_lib.load(tiny), assignments)

@@ -18,6 +18,8 @@ from imagen_jax.text import tokenizer as tokenizer_lib
 from imagen_jax.text import write_store
 from imagen_jax.train import loop
 
+pytestmark = pytest.mark.usefixtures('same_programs')
+
 
 @pytest.fixture(scope='module')
 def cfg(tiny, tmp_path_factory):

@@ -4,11 +4,14 @@ import signal
 import subprocess
 import sys
 
+import fault_run
 import pytest
 
 from imagen_jax import config as config_lib
 from imagen_jax.train import advance
 from imagen_jax.train import loop
+
+pytestmark = pytest.mark.usefixtures('same_programs')
 
 _DIE = 'os.kill(os.getpid(), signal.SIGKILL)'
 KILLS = {
@@ -43,28 +46,24 @@ def count(self, *args):
 checkpoint.Checkpointer.save = count
 """,
 }
-SCRIPT = """
-import os, signal, sys
-from imagen_jax.cli import main
+BEFORE = """
+import os, signal
 import orbax.checkpoint as ocp
 from imagen_jax.train import checkpoint, metrics
 done = []
-{kill}
+"""
+COMMAND = """
+import sys
+from imagen_jax.cli import main
 sys.exit(main.main(sys.argv[1:]))
 """
 
 
-def killed(tiny, workdir, how):
-  """Runs `imagen-jax train`, which kills itself."""
+def command(tiny, workdir):
   flags = ['train', '--config', tiny, '--workdir', str(workdir)]
   for each in ('mesh.simulated_devices=8', 'train.checkpoint_every=2'):
     flags += ['--set', each]
-  script = SCRIPT.format(kill=KILLS[how])
-  done = subprocess.run(
-    [sys.executable, '-c', script, *flags], capture_output=True, text=True
-  )
-  assert done.returncode == -signal.SIGKILL, done.stderr
-  return done.stderr
+  return flags
 
 
 def go_on(tiny, workdir, trained, runs):
@@ -74,7 +73,14 @@ def go_on(tiny, workdir, trained, runs):
 
 
 def test_killed_in_a_save(tiny, trained, runs, tmp_path, capfd):
-  said = killed(tiny, tmp_path, 'in a save')
+  script = BEFORE + KILLS['in a save'] + COMMAND
+  done = subprocess.run(
+    [sys.executable, '-c', script, *command(tiny, tmp_path)],
+    capture_output=True,
+    text=True,
+  )
+  said = done.stderr
+  assert done.returncode == -signal.SIGKILL, said
   # Our own lines alone, save that Orbax finds these checkpoints too frequent.
   strange = [
     line
@@ -94,6 +100,14 @@ def test_killed_in_a_save(tiny, trained, runs, tmp_path, capfd):
 @pytest.mark.slow
 @pytest.mark.parametrize('how', ['in a step', 'after a save began'])
 def test_killed(how, tiny, trained, runs, tmp_path):
-  killed(tiny, tmp_path, how)
+  log = tmp_path / 'log'
+  process = fault_run.start(
+    fault_run.context(),
+    command(tiny, tmp_path),
+    str(log),
+    BEFORE + KILLS[how],
+  )
+  process.join()
+  assert process.exitcode == -signal.SIGKILL, log.read_text()
   assert runs.steps(tmp_path)[-1] in (2, 4)
   go_on(tiny, tmp_path, trained, runs)

@@ -16,6 +16,8 @@ from imagen_jax.train import power_ema
 from imagen_jax.train import saving
 from imagen_jax.train import snapshots
 
+pytestmark = pytest.mark.usefixtures('same_programs')
+
 LENGTHS = ('0.05', '0.1')
 
 

@@ -3,13 +3,11 @@
 import contextlib
 import dataclasses
 import json
-import os
 import pathlib
 import signal
 import socket
-import subprocess
-import sys
 
+import fault_run
 import pytest
 import shard_files
 
@@ -22,10 +20,9 @@ pytestmark = pytest.mark.slow
 PATIENCE = 600  # Seconds until a hang is called one.
 STEPS = 9
 
-# The command, which writes down what each batch is, and may kill itself.
-PROGRAM = """
-import json, os, signal, sys, time
-from imagen_jax.cli import main
+# Each process writes down what each batch is, and may kill itself.
+WATCHED = """
+import json, os, signal, time
 from imagen_jax.data import loader
 from imagen_jax.train import metrics
 take, advance, done = loader.Loader.__next__, metrics.MetricWriter.advance, []
@@ -33,18 +30,17 @@ def record(self):
   step = self.state()['step']
   batch = take(self)
   slots = batch['slot'].tolist()
-  with open(os.environ['KEYS'], 'a') as file:
+  with open(KEYS, 'a') as file:
     file.write(json.dumps([step, slots, batch['key']]) + '\\n')
   return batch
 def count(self):
   advance(self)
   done.append(0)
-  if len(done) == int(os.environ['KILL_AFTER']):
+  if len(done) == KILL_AFTER:
     time.sleep(3)  # For the checkpoint, which is written in the background.
     os.kill(os.getpid(), signal.SIGKILL)
 loader.Loader.__next__ = record
 metrics.MetricWriter.advance = count
-sys.exit(main.main(sys.argv[1:]))
 """
 
 
@@ -90,21 +86,23 @@ def run(cfg, workdir, *, processes, kill_after=0):
     flags += ['--set', each]
   if processes > 1:
     flags += ['--coordinator', address, '--num-processes', str(processes)]
-  started = []
+  started, context = [], fault_run.context()
   with contextlib.ExitStack() as stack:
     for number in range(processes):
       path = pathlib.Path(f'{workdir}.{processes}.{number}')
-      said = stack.enter_context(open(f'{path}.said', 'w'))
       own = ['--process-id', str(number)] if processes > 1 else []
-      process = subprocess.Popen(
-        [sys.executable, '-c', PROGRAM, 'train', *flags, *own],
-        stderr=said,
-        env=os.environ | {'KEYS': str(path), 'KILL_AFTER': str(kill_after)},
+      process = fault_run.start(
+        context,
+        ['train', *flags, *own],
+        f'{path}.said',
+        f'KEYS, KILL_AFTER = {str(path)!r}, {kill_after}{WATCHED}',
       )
-      stack.callback(process.wait)
+      stack.callback(process.join)
       stack.callback(process.kill)
       started.append((process, path))
-    statuses = [process.wait(PATIENCE) for process, _ in started]
+    for process, _ in started:
+      process.join(PATIENCE)
+    statuses = [process.exitcode for process, _ in started]
   keys = {}
   for _, path in started:
     for line in path.read_text().splitlines():

@@ -8,6 +8,7 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from tensorboard.backend.event_processing import event_accumulator
 
 from imagen_jax import config as config_lib
@@ -21,6 +22,8 @@ from imagen_jax.text import store as store_lib
 from imagen_jax.train import loop
 from imagen_jax.train import state as state_lib
 from imagen_jax.train import views as views_lib
+
+pytestmark = pytest.mark.usefixtures('same_programs')
 
 # As of `trained`.
 SEEN = ('sample_every=8', 'eval_every=4', 'num_eval_examples=12')
