@@ -22,6 +22,7 @@ from imagen_jax.train import checkpoint
 
 PATIENCE = 600  # Seconds until a hang is called one.
 HARM = ('flip', 'cut', 'gone')
+_LINES = 2**14  # Bytes that hold some lines of metrics.
 
 
 class Disk:
@@ -110,7 +111,12 @@ class Run:
   def step(self):
     """The last step that is written down."""
     path = self.workdir / 'metrics.jsonl'
-    lines = path.read_bytes().split(b'\n') if path.exists() else []
+    if not path.exists():
+      return 0
+    with open(path, 'rb') as file:
+      # Its end: it is looked at two hundred times a second.
+      file.seek(max(0, file.seek(0, os.SEEK_END) - _LINES))
+      lines = file.read().split(b'\n')
     return json.loads(lines[-2])['step'] if len(lines) > 1 else 0
 
   def saving(self):
