@@ -3,11 +3,13 @@
 A run goes on over the lives of its processes.
 """
 
+import contextlib
 import json
 import os
 import resource
 import signal
 import socket
+import subprocess
 import time
 
 import compared
@@ -20,6 +22,49 @@ from imagen_jax.train import checkpoint
 
 PATIENCE = 600  # Seconds until a hang is called one.
 HARM = ('flip', 'cut', 'gone')
+_LINES = 2**14  # Bytes that hold some lines of metrics.
+
+
+class Disk:
+  """A small file system that can be full, where this user may mount one.
+
+  Args:
+    folder: to be made, where it is mounted.
+
+  Attributes:
+    folder: the same, an ordinary one where nothing can be mounted.
+    mounted: whether it is a file system of its own.
+  """
+
+  _SIZE = 256 * 2**20
+
+  def __init__(self, folder):
+    folder.mkdir()
+    self.folder = folder
+    mount = ['mount', '-t', 'tmpfs', '-o', f'size={self._SIZE}', 'tmpfs']
+    try:
+      done = subprocess.run([*mount, str(folder)], capture_output=True)
+    except FileNotFoundError:
+      self.mounted = False
+    else:
+      self.mounted = done.returncode == 0
+
+  @contextlib.contextmanager
+  def full(self, spare):
+    """Within it, no more than `spare` bytes are free."""
+    path = self.folder / 'full'
+    with open(path, 'wb', buffering=0) as file:
+      with contextlib.suppress(OSError):  # It says that it is full.
+        while file.write(bytes(2**20)):
+          pass
+    os.truncate(path, max(0, path.stat().st_size - spare))
+    yield
+    path.unlink()
+
+  def close(self):
+    if self.mounted:
+      # Lazily: what a failed test has left running holds it.
+      subprocess.run(['umount', '--lazy', str(self.folder)], check=True)
 
 
 class Run:
@@ -30,14 +75,16 @@ class Run:
     workdir: of the run.
     num_steps: of the run.
     checkpoint_every: of the run.
+    disk: that `workdir` is on, and nothing else.
     count: of processes, of `2 // count` devices each.
     flags: more of the command's.
   """
 
   def __init__(
-    self, tiny, workdir, num_steps, checkpoint_every, count=1, flags=()
+    self, tiny, workdir, num_steps, checkpoint_every, disk, count=1, flags=()
   ):
     self.workdir, self.log, self.count = workdir, f'{workdir}.log', count
+    self.disk = disk
     self.ctx, self.harmed = fault_run.context(), 0
     self.argv = ['train', '--config', tiny, '--workdir', str(workdir), *flags]
     for each in (
@@ -64,7 +111,12 @@ class Run:
   def step(self):
     """The last step that is written down."""
     path = self.workdir / 'metrics.jsonl'
-    lines = path.read_bytes().split(b'\n') if path.exists() else []
+    if not path.exists():
+      return 0
+    with open(path, 'rb') as file:
+      # Its end: it is looked at two hundred times a second.
+      file.seek(max(0, file.seek(0, os.SEEK_END) - _LINES))
+      lines = file.read().split(b'\n')
     return json.loads(lines[-2])['step'] if len(lines) > 1 else 0
 
   def saving(self):
@@ -103,19 +155,27 @@ class Run:
       self.kill(signal.SIGKILL, which)
 
   def full_disk(self, rng):
-    """No file may grow beyond a size for a while, as if the disk were full."""
-    most = resource.RLIM_INFINITY
+    """The disk is full for a while.
 
-    def limit(size):
-      for process in self.processes:
-        if process.exitcode is None:
-          resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, most))
-
-    limit(int(rng.integers(4096)))
-    time.sleep(rng.uniform(0.2, 2))
-    limit(most)
+    Where none could be mounted, no file may grow beyond a size.
+    """
+    seconds = rng.uniform(0.2, 2)
+    if self.disk.mounted:
+      with self.disk.full(int(rng.integers(2**16))):
+        time.sleep(seconds)
+    else:
+      self._limit(int(rng.integers(4096)))
+      time.sleep(seconds)
+      self._limit(resource.RLIM_INFINITY)
     goal = self.step() + 4
     self.until(lambda: self.step() >= goal)
+
+  def _limit(self, size):
+    for process in self.processes:
+      if process.exitcode is None:
+        resource.prlimit(
+          process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY)
+        )
 
   def said(self):
     with open(self.log) as file:
@@ -191,4 +251,6 @@ def table(run, met, columns):
   count = len(list(damaged.iterdir())) if damaged.exists() else 0
   # One that is damaged again before a run has read it counts once.
   lines.append(f'{run.harmed} times damaged, {count} checkpoints set aside')
+  how = 'a small tmpfs' if run.disk.mounted else "a limit of a file's size"
+  lines.append(f'the full disk was {how}')
   return '\n'.join(lines)

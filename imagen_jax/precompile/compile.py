@@ -12,6 +12,7 @@ from imagen_jax import flops
 from imagen_jax import sharding
 from imagen_jax.precompile import topology as topology_lib
 from imagen_jax.train import executable
+from imagen_jax.train import exhausted
 from imagen_jax.train import mfu
 from imagen_jax.train import optimizer
 from imagen_jax.train import state as state_lib
@@ -152,12 +153,11 @@ def used(compiled, capacity: int) -> Memory:
   """What a compiled program that fits takes."""
   stats = compiled.memory_analysis()
   arguments = stats.argument_size_in_bytes
-  fresh = stats.output_size_in_bytes - stats.alias_size_in_bytes
   code = stats.generated_code_size_in_bytes
   # JAX 0.10's libtpu says 0 for a program of any size.
   temporaries = stats.temp_size_in_bytes or None
   peak = getattr(stats, 'peak_memory_in_bytes', 0) or None
-  total = max(arguments + fresh + (temporaries or 0), peak or 0) + code
+  total = exhausted.step_bytes(stats)
   return Memory(arguments, temporaries, peak, code, total, capacity)
 
 

@@ -22,7 +22,8 @@ _TOLD = 200
 def check(config: config_lib.Config, tx, mesh):
   """Refuses a state that the devices cannot hold; nothing is allocated.
 
-  Whether there is room for a step beside it is for the compiler to say.
+  Whether there is room for a step beside it is not known before it is compiled:
+  see `check_step`.
 
   Args:
     config: of the run.
@@ -43,6 +44,48 @@ def check(config: config_lib.Config, tx, mesh):
       f'the state takes {_gib(size)} of a device that has {_gib(limit)}; '
       f'accepted: {"; ".join([*levers, "more or larger devices"])}'
     )
+
+
+def check_step(compiled, config: config_lib.Config, tx, mesh):
+  """Refuses a compiled step that the devices cannot hold; nothing is allocated.
+
+  The compiler of a TPU has refused it itself. Others, and a step that was
+  compiled elsewhere, would be refused at the first step, with data read.
+
+  Args:
+    compiled: the step, of a compiler or a file.
+    config: of the run.
+    tx: its optimiser.
+    mesh: that it is to run on.
+
+  Raises:
+    ValueError: where the state, the batch and all that is computed take more of
+      a device than it has, or than an encoder leaves it.
+  """
+  limit = _limit(mesh)
+  stats = None if limit is None else compiled.memory_analysis()
+  if stats is None:
+    return
+  size, taken = step_bytes(stats), _taken(mesh)
+  if size + taken > limit:
+    beside = f', of which {_gib(taken)} is taken' if taken else ''
+    raise ValueError(
+      f'the step takes {_gib(size)} of a device that has {_gib(limit)}{beside}'
+      f'; {advice(config, tx, mesh)}'
+    )
+
+
+def step_bytes(stats) -> int:
+  """Bytes of a device that must be free for a compiled program.
+
+  Args:
+    stats: its `memory_analysis()`.
+  """
+  fresh = stats.output_size_in_bytes - stats.alias_size_in_bytes
+  total = stats.argument_size_in_bytes + fresh + stats.temp_size_in_bytes
+  # JAX 0.10's libtpu says 0 temporaries for a program of any size.
+  peak = getattr(stats, 'peak_memory_in_bytes', 0)
+  return max(total, peak) + stats.generated_code_size_in_bytes
 
 
 @contextlib.contextmanager
@@ -110,6 +153,12 @@ def _limit(mesh):
     if said.get('bytes_limit'):
       found.append(said['bytes_limit'])
   return min(found, default=None)
+
+
+def _taken(mesh):
+  """Bytes in use on the device of this host that has most of them in use."""
+  told = [device.memory_stats() or {} for device in mesh.local_devices]
+  return max(each.get('bytes_in_use', 0) for each in told)
 
 
 def _state_bytes(config, tx, mesh):

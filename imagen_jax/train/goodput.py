@@ -176,7 +176,7 @@ class Goodput:
   def after_step(self, step: int, result: jax.Array):
     """To be called after it; a number of its results tells when it is done."""
     self._step = step
-    if not self._steps:  # It was compiled first.
+    if not self._steps:  # What its first call does, once, is not training.
       now = self._clock()
       self._lost['compile'] += now - self._before
       self._before = now

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import sys
 
 import jax
 
@@ -66,7 +67,7 @@ def train(
     ValueError: where the config does not fit the machine, its memory, the
       data, the store or the checkpoint, the text encoder is not the
       checkpoint's, or the executable is of another step; before the first step,
-      but for memory that the compiler or the first step finds too small.
+      but for memory that only the first step finds too small.
     FloatingPointError: where a step is bad, and `guard` does not go on, before
       the next line of metrics or checkpoint is written.
     OSError: where the workdir cannot be written.
@@ -129,12 +130,19 @@ def train(
       first_host=first_host,
     )
     goodput.spent('start')
-    train_step = step_lib.compile_step(config, tx, shardings, mesh)
+    # Ahead of the first batch, as what it takes of a device is known then.
+    lowered = step_lib.lower_step(config, tx, abstract, mesh)
     if executable:
-      lowered = step_lib.lower_step(config, tx, abstract, mesh)
       made_of = executable_lib.fingerprint(config, lowered, mesh)
       train_step = executable_lib.load(executable, made_of, mesh)
-      goodput.spent('compile')
+    else:
+      if first_host:
+        print(f'{config.stage.name}: compiling the step', file=sys.stderr)
+      with exhausted.explained(config, tx, mesh):
+        train_step = lowered.compile()
+    if start is None:  # Else its state is on the devices: XLA has to say.
+      exhausted.check_step(train_step, config, tx, mesh)
+    goodput.spent('compile')
     run = advance.Run(
       config,
       workdir,

@@ -64,13 +64,15 @@ def fault(run, kind, rng):
   return took
 
 
-def test_no_fault_changes_a_run(tiny, tmp_path, capsys):
+def test_no_fault_changes_a_run(tiny, disk, capsys):
   num_steps = STEPS_A_FAULT * FAULTS
   rng = np.random.default_rng(SEED)
-  calm = fault_campaign.Run(tiny, tmp_path / 'calm', num_steps, num_steps)
+  calm = fault_campaign.Run(
+    tiny, disk.folder / 'calm', num_steps, num_steps, disk
+  )
   calm.start()
   assert calm.end() == [0], calm.said()
-  run = fault_campaign.Run(tiny, tmp_path / 'run', num_steps, 5)
+  run = fault_campaign.Run(tiny, disk.folder / 'run', num_steps, 5, disk)
   met = {kind: [] for kind in KINDS}
   kinds = [KINDS[n % len(KINDS)] for n in rng.permutation(FAULTS)]
   begun = time.monotonic()

@@ -69,16 +69,18 @@ def fault(run, kind, rng):
   return took
 
 
-def test_no_fault_of_one_host_changes_a_run(tiny, tmp_path, capsys):
+def test_no_fault_of_one_host_changes_a_run(tiny, disk, capsys):
   num_steps = STEPS_A_FAULT * FAULTS
   rng = np.random.default_rng(SEED)
   more = {'count': 2, 'flags': ['--dead-after', str(DEAD_AFTER)]}
   calm = fault_campaign.Run(
-    tiny, tmp_path / 'calm', num_steps, num_steps, **more
+    tiny, disk.folder / 'calm', num_steps, num_steps, disk, **more
   )
   calm.start()
   assert calm.end() == [0, 0], calm.said()
-  run = fault_campaign.Run(tiny, tmp_path / 'run', num_steps, 3, **more)
+  run = fault_campaign.Run(
+    tiny, disk.folder / 'run', num_steps, 3, disk, **more
+  )
   met = {kind: [] for kind in KINDS}
   kinds = [KINDS[n % len(KINDS)] for n in rng.permutation(FAULTS)]
   begun = time.monotonic()

@@ -12,6 +12,7 @@ from imagen_jax import sharding
 from imagen_jax.cli import main
 from imagen_jax.train import advance
 from imagen_jax.train import executable
+from imagen_jax.train import exhausted
 from imagen_jax.train import loop
 from imagen_jax.train import optimizer
 from imagen_jax.train import state as state_lib
@@ -76,6 +77,16 @@ def test_a_run_is_the_same_and_compiles_no_step(
   assert outcome == advance.Outcome(8, None)
   assert 'train_step' not in compilations()[before:]
   runs.assert_same(tmp_path / 'loaded', tmp_path / 'compiled', 8)
+
+
+def test_one_that_does_not_fit_is_refused(cfg, saved, monkeypatch, tmp_path):
+  """Nothing is compiled that would say so."""
+  _, mesh, made_of = lowered(cfg)
+  step = executable.load(str(saved), made_of, mesh)
+  size = exhausted.step_bytes(step.memory_analysis())
+  monkeypatch.setattr(exhausted, '_limit', lambda mesh: size - 1)
+  with pytest.raises(ValueError, match='^the step takes'):
+    loop.train(cfg, str(tmp_path / 'run'), executable=str(saved))
 
 
 def test_the_state_stays_in_its_shards_and_is_given_up(cfg, saved):

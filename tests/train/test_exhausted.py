@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import types
 
 import jax
 import pytest
@@ -9,10 +10,12 @@ import pytest
 from imagen_jax import config as config_lib
 from imagen_jax import sharding
 from imagen_jax.cli import main
+from imagen_jax.data import loader as loader_lib
 from imagen_jax.train import exhausted
 from imagen_jax.train import loop
 from imagen_jax.train import optimizer
 from imagen_jax.train import state as state_lib
+from imagen_jax.train import step as step_lib
 
 
 def run_of(tiny, *assignments):
@@ -86,6 +89,74 @@ def test_it_is_refused_before_anything_is_made(tiny, limit, tmp_path):
   assert not (tmp_path / 'run' / 'metrics.jsonl').exists()
 
 
+@pytest.fixture(scope='module')
+def compiled(tiny):
+  """The tiny run's step, and what `exhausted` is asked about."""
+  cfg, tx, mesh = run = run_of(tiny)
+  shardings = state_lib.state_shardings(cfg, tx, mesh)
+  state = state_lib.abstract_state(cfg, tx, shardings)
+  with sharding.use_mesh(mesh, cfg.mesh):
+    return step_lib.lower_step(cfg, tx, state, mesh).compile(), run
+
+
+def test_a_step_takes_more_than_its_state(compiled):
+  step, run = compiled
+  assert exhausted.step_bytes(step.memory_analysis()) > state_bytes(run)
+
+
+@pytest.mark.parametrize('taken', [0, 2**20])
+def test_a_step_that_does_not_fit_is_refused(
+  taken, compiled, limit, monkeypatch
+):
+  """By what its compiler says, and not where it just fits."""
+  step, run = compiled
+  monkeypatch.setattr(exhausted, '_taken', lambda mesh: taken)
+  size = exhausted.step_bytes(step.memory_analysis()) + taken
+  limit(size)
+  exhausted.check_step(step, *run)
+  limit(size - 1)
+  beside = ', of which .* GiB is taken' if taken else ''
+  words = (
+    rf'^the step takes [^,]* GiB of a device that has [^,]* GiB{beside}; '
+    r'the state takes .*, activations about .*; what buys how much of a '
+    r'device: stage.unet.remat=true .* about .* GiB; mesh.fsdp=2 about .* GiB$'
+  )
+  with pytest.raises(ValueError, match=words):
+    exhausted.check_step(step, *run)
+
+
+def test_a_device_that_tells_nothing_is_left_alone(compiled, limit):
+  step, run = compiled
+  limit(None)
+  exhausted.check_step(step, *run)
+
+
+def test_the_fullest_device_counts():
+  class Mesh:
+    local_devices = [
+      types.SimpleNamespace(memory_stats=lambda: {'bytes_in_use': 5}),
+      types.SimpleNamespace(memory_stats=lambda: {'bytes_in_use': 7}),
+      types.SimpleNamespace(memory_stats=lambda: None),
+    ]
+
+  assert exhausted._taken(Mesh) == 7
+
+
+def test_a_step_is_refused_before_anything_is_read(
+  tiny, limit, monkeypatch, tmp_path
+):
+  """Where the state alone fits."""
+
+  def refuse(*args):
+    raise AssertionError('read for a step that does not fit')
+
+  monkeypatch.setattr(loader_lib.Loader, '__next__', refuse)
+  limit(state_bytes(run_of(tiny)))
+  with pytest.raises(ValueError, match='^the step takes'):
+    loop.train(config_lib.load(tiny), str(tmp_path / 'run'))
+  assert not (tmp_path / 'run' / 'metrics.jsonl').exists()
+
+
 def amount(said, lever):
   return float(re.search(rf'{lever} about ([\d.e-]+) GiB', said)[1]) * 2**30
 
@@ -121,15 +192,21 @@ def test_with_nothing_left_to_pull(tiny):
   )
 
 
-def test_xlas_error_is_one_line(tiny, monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize('when', ['compiled', 'run'])
+def test_xlas_error_is_one_line(when, tiny, monkeypatch, tmp_path, capsys):
   monkeypatch.delenv(main.TRACEBACK_VARIABLE, raising=False)
 
-  def full(state, batch):
+  def full(*_):
     raise jax.errors.JaxRuntimeError(
       'RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.\nx'
     )
 
-  monkeypatch.setattr(loop.step_lib, 'compile_step', lambda *_: full)
+  class Program:
+    """It is too much for the compiler, or not before it runs."""
+
+    compile = full if when == 'compiled' else lambda self: full
+
+  monkeypatch.setattr(loop.step_lib, 'lower_step', lambda *_: Program())
   flags = ['--config', tiny, '--workdir', str(tmp_path / 'run')]
   assert main.main(['train', *flags]) == 2
   said = capsys.readouterr().err.splitlines()[-1]

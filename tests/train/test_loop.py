@@ -126,7 +126,7 @@ def test_a_finished_run_is_left_alone(tiny, trained, runs, monkeypatch, capfd):
     raise AssertionError('made for a run that has nothing left to train')
 
   monkeypatch.setattr(views, 'Views', refuse)
-  monkeypatch.setattr(step_lib, 'compile_step', refuse)
+  monkeypatch.setattr(step_lib, 'lower_step', refuse)
   monkeypatch.setattr(loader_lib.Loader, '__next__', refuse)
   before = runs.metrics(trained)
   seen = ('train.sample_every=8', 'train.eval_every=4')
