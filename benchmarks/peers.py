@@ -75,6 +75,23 @@ def median_seconds(run, budget: float) -> tuple[float, int]:
   return statistics.median(times), len(times)
 
 
+def torch_gflop(run) -> float:
+  """GFLOP of all products of `run()`, by PyTorch's own counter.
+
+  It does not see into the kernel that a CPU has for attention, a tenth and more
+  of these nets, so that attention is spelled out while it is counted.
+  """
+  from torch.nn import attention
+  from torch.utils import flop_counter
+
+  with (
+    attention.sdpa_kernel(attention.SDPBackend.MATH),
+    flop_counter.FlopCounterMode(display=False) as counter,
+  ):
+    run()
+  return counter.get_total_flops() / 1e9
+
+
 def our_config(size: Size, steps: int):
   """Our config of a size, float32 as the peers are."""
   from imagen_jax import config

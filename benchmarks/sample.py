@@ -54,17 +54,15 @@ def ours(size: peers.Size, seconds: float, steps: int) -> dict:
 def _torch_samples(draw, size, seconds):
   """Times `draw()`, and counts its products."""
   import torch
-  from torch.utils import flop_counter
 
   with torch.inference_mode():
     median, count = peers.median_seconds(draw, seconds)
     memory = peers.peak_bytes()
-    with flop_counter.FlopCounterMode(display=False) as counter:
-      draw()
+    gflop = peers.torch_gflop(draw)
   return {
     'seconds': median,
     'runs': count,
-    'gflop_per_image': counter.get_total_flops() / size.batch / 1e9,
+    'gflop_per_image': gflop / size.batch,
     'peak_bytes': memory,
   }
 

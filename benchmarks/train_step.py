@@ -43,14 +43,18 @@ def ours(size: peers.Size, seconds: float) -> dict:
       jax.block_until_ready((state, metrics))
 
     median, count = peers.median_seconds(run, seconds)
-  gflop = mfu.model_flops(config) / 1e9
-  return {'seconds': median, 'runs': count, 'gflop_per_image': gflop}
+  memory = peers.peak_bytes()
+  return {
+    'seconds': median,
+    'runs': count,
+    'gflop_per_image': mfu.model_flops(config) / 1e9,
+    'peak_bytes': memory,
+  }
 
 
 def _torch_step(parameters, loss, size, seconds):
   """Times steps of what `loss()` differentiates, and counts one's products."""
   import torch
-  from torch.utils import flop_counter
 
   optimizer = torch.optim.Adam(parameters, lr=1e-4)
   averages = [each.detach().clone() for each in parameters]
@@ -65,9 +69,7 @@ def _torch_step(parameters, loss, size, seconds):
 
   median, count = peers.median_seconds(run, seconds)
   memory = peers.peak_bytes()
-  with flop_counter.FlopCounterMode(display=False) as counter:
-    loss().backward()
-  gflop = counter.get_total_flops() / size.batch / 1e9
+  gflop = peers.torch_gflop(lambda: loss().backward()) / size.batch
   return {
     'seconds': median,
     'runs': count,
@@ -140,7 +142,6 @@ def run_each(sides: dict, script: str, what: str, arguments=()):
   size = peers.SIZES[args.size]
   if args.only:
     found = sides[args.only](size, args.seconds, *given)
-    found = {'peak_bytes': peers.peak_bytes(), **found}
     print(json.dumps(found | {'library': args.only, 'batch': size.batch}))
     return
   pythons = dict(each.split('=', 1) for each in args.python)

@@ -5,6 +5,8 @@ import json
 import pathlib
 import sys
 
+from imagen_jax.cli import outputs
+
 HELP = 'find how a stage runs fastest on a TPU that is not here'
 
 _EPILOG = """\
@@ -68,6 +70,7 @@ def main(args: argparse.Namespace) -> int:
   topology = topology_lib.parse(args.topology, args.slices)
   if args.tries < 1:
     raise ValueError(f'--tries is {args.tries}; accepted: 1 and more')
+  outputs.check({'--json': args.json})
   topology_lib.prepare()
   from imagen_jax.precompile import compile as compile_lib
   from imagen_jax.precompile import plan

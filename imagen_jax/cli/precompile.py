@@ -5,6 +5,8 @@ import json
 import pathlib
 import sys
 
+from imagen_jax.cli import outputs
+
 HELP = "compile a stage's training step for a TPU that is not here"
 
 _EPILOG = """\
@@ -66,6 +68,7 @@ def main(args: argparse.Namespace) -> int:
 
   config = config_lib.override(config_lib.load(args.config), args.set)
   topology = topology_lib.parse(args.topology, args.slices)
+  outputs.check({'--json': args.json, '--hlo': args.hlo, '--save': args.save})
   topology_lib.prepare()
   from imagen_jax.precompile import compile as compile_lib
   from imagen_jax.precompile import report

@@ -7,6 +7,7 @@ import math
 import jax
 
 from imagen_jax import config as config_lib
+from imagen_jax import sharding
 from imagen_jax.precompile import compile as compile_lib
 from imagen_jax.precompile import hlo
 from imagen_jax.precompile import model
@@ -114,10 +115,20 @@ def advice(
   """
   memory, unet = compiled.memory, config.stage.unet
   fsdp, size = compiled.mesh['fsdp'], config.train.batch_size
+  parts = config.train.microbatches
   room = memory.capacity - memory.arguments - memory.code
   levers = []
   if memory.temporaries and room > 0:
-    step = devices // compiled.mesh['model']
+    axes = sharding.batch_axes(config.mesh)
+    shards = math.prod(compiled.mesh[axis] for axis in axes)
+    needed = parts * memory.temporaries / room
+    more = [n for n in _divisors(size // shards) if n >= needed]
+    if more:
+      levers.append(
+        f'train.microbatches={more[0]} or so for the same batch, in place of '
+        f'{parts}'
+      )
+    step = shards * parts
     fitting = int(size * room / memory.temporaries) // step * step
     if 0 < fitting < size:
       levers.append(f'train.batch_size={fitting} or so, in place of {size}')
@@ -138,6 +149,10 @@ def advice(
       f'take {_gib(memory.arguments)} a device'
     )
   return levers or ['a topology of more or larger devices']
+
+
+def _divisors(number):
+  return [n for n in range(1, number + 1) if number % n == 0]
 
 
 def _gib(size):

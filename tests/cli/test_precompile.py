@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from imagen_jax import storage
 from imagen_jax.cli import main
 from imagen_jax.precompile import compile as compile_lib
 from imagen_jax.precompile import report
@@ -74,6 +75,28 @@ def test_what_does_not_fit_has_status_1(run, tmp_path, capsys):
   assert 'does not fit' in shown.out
   assert '--hlo was not written' in shown.err
   assert '--save was not written' in shown.err
+
+
+@pytest.mark.parametrize('flag', ['--json', '--hlo', '--save'])
+@pytest.mark.parametrize('name', ['', 'none/a'])
+def test_what_cannot_be_written_is_refused_before_the_work(
+  run, flag, name, tmp_path, capsys
+):
+  options = ['--topology', 'v5e:2x2', flag, str(tmp_path / name)]
+  status, asked = run(options, PROGRAM)
+  assert (status, asked) == (2, [])
+  said = capsys.readouterr().err
+  assert said.startswith(f'imagen-jax: {flag} is {tmp_path}')
+  assert 'accepted: a file in a folder that is there' in said
+
+
+def test_a_bucket_is_asked_before_the_work(run, monkeypatch):
+  asked = []
+  monkeypatch.setattr(
+    storage, 'check_writable', lambda path, flag: asked.append((path, flag))
+  )
+  run(['--topology', 'v5e:2x2', '--save', 'gs://b/runs/a.step'], PROGRAM)
+  assert asked == [('gs://b/runs', '--save')]
 
 
 def test_an_unknown_topology_is_one_line(run, capsys):

@@ -203,5 +203,8 @@ def test_the_command(monkeypatch, repo, tmp_path, capsys):
   assert len(json.loads((tmp_path / 'a.json').read_text())) == 2
   compiler._capacity = GIB
   assert main.main(['plan', *arguments]) == 1
+  missing = str(tmp_path / 'none' / 'a.json')
+  assert main.main(['plan', *arguments, '--json', missing]) == 2
+  assert f'--json is {missing}; accepted' in capsys.readouterr().err
   assert main.main(['plan', *arguments, '--tries', '0']) == 2
   assert '--tries is 0; accepted' in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """What is told of a step that fits, and of one that does not."""
 
+import dataclasses
 import json
 
 import pytest
@@ -94,9 +95,26 @@ def test_a_step_that_does_not_fit_says_what_would():
   assert '3.00 GiB  UNet/down0  f32[8]' in text
   # 14 GiB of the 20 are there: 44 images of 64, and 6 devices for all.
   assert 'train.batch_size=44 or so, in place of 64' in text
+  assert 'train.microbatches=2 or so for the same batch, in place of 1' in text
   assert 'about 6 devices for the same batch, in place of 4' in text
   assert 'stage.unet.remat_policy=["full"]' in text
   assert 'mesh.fsdp=2 or more, in place of 1' in text
+
+
+def test_a_smaller_batch_divides_by_parts_and_shards():
+  step = compiled(None, total=22 * GIB, temporaries=20 * GIB)
+  levers = report.advice(config('train.microbatches=2'), POD, step, 4)
+  # Of 44.8 images 40 divide by 2 parts on 4 devices; of 16 a device, 2 times
+  # 20 / 14 parts are 4.
+  assert levers[0].startswith('train.microbatches=4 or so ')
+  assert levers[1].startswith('train.batch_size=40 or so, ')
+  # Where 'data' splits images, fsdp alone splits the batch: two times.
+  split = config('train.batch_size=70', 'mesh.height=data')
+  step = dataclasses.replace(step, mesh={'data': 2, 'fsdp': 2, 'model': 1})
+  assert report.advice(split, POD, step, 4)[1].startswith('train.batch_size=48')
+  # No more parts than a device has images.
+  alone = report.advice(config('train.microbatches=16'), POD, step, 4)
+  assert not any('microbatches' in lever for lever in alone)
 
 
 def test_levers_that_are_pulled_are_not_named():
