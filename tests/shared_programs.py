@@ -6,7 +6,9 @@ the five seconds of a tiny run.
 """
 
 import contextlib
+import functools
 
+import jax
 import pytest
 
 from imagen_jax.train import executable
@@ -14,6 +16,7 @@ from imagen_jax.train import guard as guard_lib
 from imagen_jax.train import state as state_lib
 from imagen_jax.train import step as step_lib
 
+_lower = step_lib.lower_step
 _made = {}
 
 
@@ -40,8 +43,34 @@ def _run(config, tx, shardings, *mesh):
   return repr(sorted(settings.items())), _places(shardings), *parts
 
 
+def _lowered(config, tx, state, mesh):
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+  return _run(config, tx, shardings, mesh)
+
+
 def _places(shardings):
   return shardings.step.mesh, repr(shardings)
+
+
+class _Lowered:
+  """What `step.lower_step` returns, made when it is asked for, and once."""
+
+  def __init__(self, *args):
+    self._args = args
+
+  @functools.cached_property
+  def _lowered(self):
+    return _lower(*self._args)
+
+  @functools.cached_property
+  def _compiled(self):
+    return self._lowered.compile()
+
+  def compile(self):
+    return self._compiled
+
+  def as_text(self):
+    return self._lowered.as_text()
 
 
 @contextlib.contextmanager
@@ -51,8 +80,9 @@ def shared():
   Not for tests of what a step computes, or of how it is compiled.
   """
   with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(step_lib, 'lower_step', _Lowered)
     for module, name, made_of in (
-      (step_lib, 'compile_step', _run),
+      (step_lib, 'lower_step', _lowered),
       (state_lib, 'compile_init', _run),
       (guard_lib, 'compile_pass', lambda shardings: _places(shardings)),
     ):

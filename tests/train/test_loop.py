@@ -250,7 +250,7 @@ def test_a_run_that_waits_for_data_says_so(tiny, monkeypatch, capfd, tmp_path):
   monkeypatch.setattr(advance.waits_lib, '_WINDOW', 0.0)
   monkeypatch.setattr(advance.waits_lib, '_MUCH', 0.0)
   loop.train(config(tiny, 'train.num_steps=2'), str(tmp_path))
-  said = 'were spent waiting for data, by host 0; what helps: more hosts'
+  said = 'were spent waiting for data, by host 0; what helps: data.threads'
   assert said in capfd.readouterr().err
   (line,) = (tmp_path / 'metrics.jsonl').read_text().splitlines()
   line = json.loads(line)
