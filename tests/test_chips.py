@@ -32,6 +32,31 @@ def test_what_is_not_known_has_no_figures(kind):
   assert chips.of_device(device(kind)) is None
 
 
+@pytest.mark.parametrize(
+  'name, figures',
+  [
+    # TFLOP/s, GiB, GB/s of memory, GB/s between chips, MHz.
+    ('v4', (275, 32, 1228, 270, 1050)),
+    ('v5e', (197, 16, 819, 200, 1500)),
+    ('v5p', (459, 95, 2765, 600, 1750)),
+    ('v6e', (918, 32, 1638, 400, 1750)),
+    ('tpu7x', (1153.5, 96, 3690, 300, 2200)),
+  ],
+)
+def test_figures_of_the_maker(name, figures):
+  chip = chips.CHIPS[name]
+  found = (
+    chip.peak_flops / 1e12,
+    chip.hbm_bytes / 2**30,
+    chip.hbm_bandwidth / 1e9,
+    chip.ici_bandwidth / 1e9,
+    chip.clock / 1e6,
+  )
+  assert found == pytest.approx(figures)
+  # A host's card of 200 Gbit/s, for four chips.
+  assert chip.dcn_bandwidth == 200e9 / 8 / 4
+
+
 def test_a_cpu_has_no_figures():
   assert chips.of_device(jax.devices()[0]) is None
   assert chips.count(jax.devices()) == len(jax.devices())

@@ -226,8 +226,9 @@ def search(
       say(f'left out, too large by what was compiled: {way}')
       continue
     if attempt(way, tries - len(tried)):
-      for other in meshes(way)[: tries - len(tried)]:
-        attempt(other, len(meshes(way)) + 1 - len(tried))
+      others = meshes(way)[: tries - len(tried)]
+      for place, other in enumerate(others):
+        attempt(other, len(others) - place)
       break
   return tried
 

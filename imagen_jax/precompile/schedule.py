@@ -11,6 +11,10 @@ import re
 from imagen_jax.precompile import hlo
 
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+# What starts a computation and goes on: 'call-start' hands it to other cores.
+_BESIDE = ('async-start', 'call-start')
+# Collectives that are of a sum.
+_SUMS = {'all-reduce', 'all-reduce-start', 'reduce-scatter'}
 # What hands a value on unchanged.
 _SAME = ('copy', 'bitcast', 'reshape', 'convert', 'copy-start', 'copy-done')
 
@@ -23,7 +27,7 @@ class Run:
     instruction: which.
     computation: that it stands in.
     times: how often in a step.
-    asynchronous: whether it is wrapped in an `async-start`.
+    asynchronous: whether it is wrapped in an `async-start` or such.
   """
 
   instruction: hlo.Instruction
@@ -41,7 +45,15 @@ def executed(module: hlo.Module) -> list[Run]:
     ValueError: for a loop of unknown length, and where an estimate stands in
       a computation that is not executed.
   """
-  seen = set()
+  # What a collective adds up by is a part of it, and counts by its bytes. Where
+  # tpu7x hands one to its SparseCores, that has an estimate of its own.
+  seen = {
+    name
+    for computation in module.computations.values()
+    for instruction in computation.instructions.values()
+    if instruction.opcode in _SUMS
+    for name in instruction.called()
+  }
   runs = _executed(module, module.entry, 1, False, seen)
   for name, computation in module.computations.items():
     for instruction in computation.instructions.values():
@@ -69,8 +81,8 @@ def _executed(module, computation, times, asynchronous, seen):
         for name in _branches(each)
       ]
       runs += max(branches, key=cycles)
-    elif each.opcode in ('call', 'async-start'):
-      wrapped = asynchronous or each.opcode == 'async-start'
+    elif each.opcode in ('call', *_BESIDE):
+      wrapped = asynchronous or each.opcode in _BESIDE
       for name in each.called():
         runs += into(module.computations[name], times, wrapped)
     if each.cycles is not None or each.opcode not in ('while', 'conditional'):

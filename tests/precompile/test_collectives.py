@@ -5,6 +5,7 @@ import pytest
 from imagen_jax.precompile import collectives
 from imagen_jax.precompile import hlo
 from imagen_jax.precompile import schedule
+from imagen_jax.precompile import work
 
 P = '%p = f32[8,128]{1,0} parameter(0)'
 SIZE = 8 * 128 * 4
@@ -148,6 +149,41 @@ def test_a_sum_of_which_a_share_is_kept(write, kept, kind, wire):
 
 
 @pytest.mark.parametrize(
+  'kind, called', [('call', 'to_apply'), ('async', 'calls')]
+)
+def test_a_sum_that_is_handed_to_other_cores(write, kind, called):
+  """As libtpu 0.0.50.1 writes it for tpu7x: the sum has an estimate, too."""
+  handed = (
+    '%add (x: f32[], y: f32[]) -> f32[] {\n'
+    '  %x = f32[] parameter(0)\n  %y = f32[] parameter(1)\n'
+    f'  ROOT %z = f32[] add(%x, %y), {write.estimate(1485)}\n'
+    '}, execution_thread="sparsecore"\n\n'
+    '%called (s: f32[8,128]) -> f32[2,128] {\n'
+    '  %s = f32[8,128] parameter(0)\n'
+    f'  ROOT %g = f32[2,128] reduce-scatter(%s), {GROUPS}, to_apply=%add\n'
+    '}, execution_thread="sparsecore"\n'
+  )
+  entry = [
+    P,
+    f'%s = ((), f32[2,128]) {kind}-start(), {called}=%called',
+    f'%u = ((), f32[2,128]) {kind}-update(%s)',
+    f'%d = f32[2,128] {kind}-done(%u)',
+    f'ROOT %r = f32[8,128] copy(%p), {write.estimate(7)}',
+  ]
+  module = hlo.parse(write.program(entry, handed))
+  runs = schedule.executed(module)
+  assert schedule.cycles(runs) == 7
+  (transfer,) = collectives.transfers(module, runs, 8)
+  assert transfer.wire_bytes == SIZE * 3 / 4 and transfer.asynchronous
+  # That it is started and done takes no time.
+  assert all(
+    work.takes_no_time(module, run.instruction)
+    for run in runs
+    if run.instruction.opcode.startswith(f'{kind}-')
+  )
+
+
+@pytest.mark.parametrize(
   'groups, size',
   [
     ('replica_groups={{0,1,2},{3,4,5}}', 3),
@@ -221,6 +257,23 @@ def test_slices_send_beside_what_is_computed_meanwhile(write):
   work = f'%n = f32[8,128]{{1,0}} negate(%p), {write.estimate(100)}'
   (transfer,) = found(write.program(handed(between=[work])))
   assert transfer.asynchronous
+
+
+def test_what_another_receives_is_not_waited_for(write):
+  """Work behind another transfer's end is still before this one's."""
+  other = '%o = (f32[8,128]{1,0}, token[]) recv-done(%v), channel_id=8'
+  work = f'%n = f32[8,128]{{1,0}} negate(%p), {write.estimate(100)}'
+  (transfer,) = found(write.program(handed(between=[other, work])))
+  assert transfer.asynchronous
+
+
+def test_slices_send_each_time_around(write):
+  lines = handed()[1:-1]
+  inner = '\n'.join(f'  {line}' for line in lines).replace('%p', '%x,')
+  inner = inner.replace('%x,,', '%x,').replace('%x = ', '%done = ')
+  text = write.program(write.loop_entry, write.loop(5, inner=inner))
+  (transfer,) = found(text)
+  assert (transfer.times, transfer.wire_bytes) == (5, SIZE)
 
 
 def test_another_send_to_the_host_is_refused(write):

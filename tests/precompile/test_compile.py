@@ -14,6 +14,8 @@ import pytest
 from imagen_jax import config as config_lib
 from imagen_jax import sharding
 from imagen_jax.precompile import compile as compile_lib
+from imagen_jax.precompile import topology
+from imagen_jax.train import mfu
 from imagen_jax.train import state as state_lib
 
 GIB = 2**30
@@ -74,6 +76,24 @@ def test_the_largest_that_is_kept_of_a_device(repo):
   assert sizes[0] >= 6 * pixels * stage.unet.channels[0] * 2
   assert all('UNet' in source for _, source, _ in found)
   assert all('[6,' in shape for _, _, shape in found)
+
+
+def test_a_step_is_compiled_for_all_devices(repo, monkeypatch):
+  """By the CPU's compiler, for the eight devices that it simulates."""
+  monkeypatch.setattr(topology, 'devices', lambda pod: jax.devices())
+  config = config_lib.override(
+    config_lib.load(str(repo / 'configs/tiny_base.py:test')),
+    ['mesh.data=2', 'mesh.fsdp=4', 'train.batch_size=16'],
+  )
+  pod = topology.parse('v5e:2x4')
+  found = compile_lib.compile_step(config, pod)
+  assert found.mesh == {'data': 2, 'fsdp': 4, 'model': 1}
+  # Two images on each device.
+  assert found.flops == 2 * mfu.model_flops(config)
+  assert found.memory.capacity == pod.chip.hbm_bytes
+  assert 'ENTRY' in found.hlo and found.memory.fits
+  # Of 16 tokens and 384 channels, which are no axes that are shared.
+  assert found.whole[0] == ('ema_params/text_positions/table', 16 * 384 * 4)
 
 
 def test_another_error_is_not_about_memory():

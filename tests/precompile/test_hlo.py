@@ -79,6 +79,15 @@ def test_a_loop_goes_round_as_often_as_its_condition_says(write):
   assert cycles(write.program(write.loop_entry, write.loop(5, step=2))) == 300
 
 
+def test_a_loop_starts_where_its_counter_does(write):
+  entry = [
+    line.replace('constant(0)', 'constant(2)') for line in write.loop_entry
+  ]
+  assert cycles(write.program(entry, write.loop(5))) == 300
+  assert cycles(write.program(entry, write.loop(6, step=3))) == 200
+  assert cycles(write.program(entry, write.loop(1))) == 0
+
+
 def test_a_loop_is_tested_once_more_than_it_goes_round(write):
   test = 'compare(%j, %limit), direction=LT'
   loop = write.loop(5).replace(test, f'{test}, {write.estimate(3)}')
@@ -203,6 +212,23 @@ def test_what_is_called_counts(write):
   runs = schedule.executed(hlo.parse(write.program(entry, branches)))
   assert schedule.cycles(runs) == 32
   assert [r.asynchronous for r in runs if r.instruction.cycles] == [False, True]
+
+
+@pytest.mark.parametrize(
+  'line',
+  [
+    'conditional(%i, %x, %x), branch_computations={%cheap, %dear}',
+    'call(%x), to_apply=%dear',
+  ],
+)
+def test_what_a_loop_calls_counts_each_time_around(write, line):
+  branches = BRANCHES.replace('CHEAP', write.estimate(2))
+  branches = branches.replace('DEAR', write.estimate(30))
+  if 'cheap' not in line:
+    branches = branches[branches.index('%dear') :]
+  loop = write.loop(5, inner=f'  %c = f32[8,128] {line}')
+  text = write.program(write.loop_entry, branches, loop)
+  assert cycles(text) == 5 * (100 + 30)
 
 
 def test_an_estimate_that_is_not_executed_is_refused(write):

@@ -63,6 +63,50 @@ def test_categories(write, kind):
   assert mid == pytest.approx(math.sqrt(low * high))
 
 
+def test_what_a_loop_does_counts_each_time_around(write):
+  """By estimates, by bytes, by what has no estimate, and by what is sent."""
+  inner = '  %m = f32[8,128] negate(%x)\n'
+  inner += '  %c = f32[8,128] all-reduce(%x), replica_groups={}'
+  loop = write.loop(5, cycles=300_000, inner=inner)
+  time = model.step_time(
+    hlo.parse(write.program(write.loop_entry, loop)), POD, 4
+  )
+  moved = 2 * SIZE / CHIP.hbm_bandwidth
+  # The counter's own numbers are five bytes or so each.
+  small = pytest.approx(0, abs=1e-9)
+  assert time.pess['element-wise'] - 5 * (300_000 / CHIP.clock + moved) == small
+  assert time.opt['element-wise'] - 5 * 2 * moved == small
+  assert time.unestimated - 5 * moved == small
+  assert time.sending == pytest.approx(
+    5 * 2 * SIZE * 3 / 4 / CHIP.ici_bandwidth
+  )
+
+
+def test_a_fusion_that_computes_while_it_sends_is_not_a_collective(write):
+  body = [
+    '%g = f32[8,128] all-reduce(%x), channel_id=1, replica_groups={}',
+    'ROOT %n = f32[8,128] negate(%g)',
+  ]
+  entry = [
+    P,
+    'ROOT %f = f32[8,128] fusion(%p), kind=kLoop, calls=%inside, '
+    + write.estimate(300_000),
+  ]
+  module = hlo.parse(write.program(entry, fused('inside', body)))
+  time = model.step_time(module, POD, 4)
+  assert time.pess['element-wise'] == pytest.approx(300_000 / CHIP.clock)
+
+
+@pytest.mark.parametrize(
+  'opcode', ['reduce-window', 'select-and-scatter', 'sort']
+)
+def test_other_reductions(write, opcode):
+  body = [f'ROOT %r = f32[8,128] {opcode}(%x), to_apply=%sum']
+  entry = [P, 'ROOT %f = f32[8,128] fusion(%p), kind=kLoop, calls=%inside']
+  module = hlo.parse(write.program(entry, fused('inside', body)))
+  assert work.category(module, module.entry.root) == 'norms and reductions'
+
+
 def test_the_memory_makes_nothing_slower_than_its_estimate(write):
   time = model.step_time(one_fusion(write, 'copies', 1), POD, 4)
   assert time.opt == time.pess
@@ -215,6 +259,33 @@ def test_of_what_is_sliced_the_slice_is_moved(write, line):
   module = hlo.parse(write.program(entry, body))
   run = schedule.executed(module)[-1]
   assert work.moved_bytes(module, run) == SLICES[line]
+
+
+@pytest.mark.parametrize(
+  'line, size',
+  [
+    ('dynamic-slice(%p, %i), dynamic_slice_sizes={2,128}', SIZE / 2),
+    ('slice(%p), slice={[0:2], [0:128]}', SIZE / 2),
+  ],
+)
+def test_a_slice_by_itself_is_read_and_written(write, line, size):
+  entry = [P, '%i = s32[] constant(0)', f'ROOT %s = f32[2,128] {line}']
+  module = hlo.parse(write.program(entry))
+  assert work.moved_bytes(module, schedule.executed(module)[-1]) == size
+
+
+def test_what_a_fusion_hands_on_is_not_written(write):
+  body = [
+    '%n = f32[8,128] negate(%x)',
+    'ROOT %t = (f32[8,128], f32[8,128]) tuple(%n, %x)',
+  ]
+  entry = [
+    P,
+    'ROOT %f = (f32[8,128], f32[8,128]) fusion(%p), kind=kLoop, calls=%inside',
+  ]
+  text = write.program(entry, fused('inside', body, '(f32[8,128], f32[8,128])'))
+  module = hlo.parse(text)
+  assert work.moved_bytes(module, schedule.executed(module)[-1]) == 2 * SIZE
 
 
 def test_the_dearest_parts_come_first(write):

@@ -123,6 +123,10 @@ def test_what_did_not_fit_tells_what_else_does_not():
   assert compiler.asked[1] == (4, 'products', 2)
   assert sum('left out' in line for line in said) == 2
   assert 'no' in plan.text(tried)
+  # Of four that were compiled the last two are told as two and one to go.
+  left = [line for line in said if line.startswith('compiling')]
+  assert len(left) == 4
+  assert 'at most 2 to go' in left[2] and 'at most 1 to go' in left[3]
 
 
 def test_a_limit_of_tries_is_kept():

@@ -63,6 +63,8 @@ def test_figures_of_a_step_that_fits(write):
   assert step['pess'] == pytest.approx(12e-3, rel=1e-3)
   assert step['opt'] == pytest.approx(10e-3, rel=1e-2)
   assert found['mfu']['mid'] == pytest.approx(1e12 / step['mid'] / 197e12)
+  assert found['mfu']['opt'] == pytest.approx(1e12 / step['opt'] / 197e12)
+  assert found['mfu']['pess'] == pytest.approx(1e12 / step['pess'] / 197e12)
   assert found['images_per_second_per_device'] == pytest.approx(
     64 / 4 / step['mid']
   )
