@@ -84,6 +84,8 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
       # After each: what was compiled is kept of a search that was stopped.
       pathlib.Path(args.json).write_text(json.dumps(every, indent=2) + '\n')
+    if 'not_modelled' in every[-1]:
+      raise ValueError(every[-1]['not_modelled'])
     return every[-1]
 
   say = lambda line: print(line, file=sys.stderr, flush=True)

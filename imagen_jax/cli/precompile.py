@@ -83,4 +83,7 @@ def main(args: argparse.Namespace) -> int:
   for name in ('hlo', 'save'):
     if getattr(args, name) and compiled.hlo is None:
       print(f'it does not fit: --{name} was not written', file=sys.stderr)
+  if 'not_modelled' in found:
+    print(f'imagen-jax: {found["not_modelled"]}', file=sys.stderr)
+    return 2
   return 0 if found['fits'] else 1

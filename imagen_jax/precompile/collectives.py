@@ -25,6 +25,10 @@ KINDS = (
 OPCODES = frozenset(
   kind + suffix for kind in KINDS for suffix in ('', '-start', '-done')
 )
+# What is gone into: `schedule.executed` knows all but fusions, and what begins
+# is counted where it does.
+_CALLERS = ('while', 'conditional', 'call', 'fusion', *schedule.BESIDE)
+_LATER = ('-update', '-done')
 _CHANNEL = r'\bchannel_id=(\d+)'
 _TARGET = r'custom_call_target="([^"]*)"'
 # Between slices the host's runtime does the work: what is its share of a
@@ -73,9 +77,10 @@ def transfers(
     num_devices: that the program is for.
 
   Raises:
-    ValueError: where it is not clear between how many devices one is, or what
-      the host is handed.
+    ValueError: where it is not clear between how many devices one is, what
+      the host is handed, or how often one is executed.
   """
+  _refuse_others(module)
   started = {
     channel
     for computation in module.computations.values()
@@ -98,6 +103,20 @@ def transfers(
         elif collective.attribute(_CHANNEL) not in started:
           found.append(_transfer(collective, each, run, wrapped, num_devices))
   return found
+
+
+def _refuse_others(module):
+  """Raises an error where collectives are called in a way that is not known."""
+  for computation in module.computations.values():
+    for each in computation.instructions.values():
+      if each.opcode in _CALLERS or each.opcode.endswith(_LATER):
+        continue
+      for name in each.called():
+        if module.opcodes(name) & OPCODES:
+          raise ValueError(
+            f'the HLO instruction %{each.name}, of opcode {each.opcode!r}, '
+            f'calls {name}, which has a collective: its bytes cannot be counted'
+          )
 
 
 def of_fusion(module: hlo.Module, instruction: hlo.Instruction) -> bool:

@@ -30,8 +30,8 @@ def figures(
 ) -> dict:
   """All that is known of a compiled step, as JSON has it.
 
-  Raises:
-    ValueError: where the program is not understood.
+  Where the program is not understood, `not_modelled` says why in place of its
+  times: to tell its memory took as long to compile.
   """
   memory, devices = compiled.memory, math.prod(compiled.mesh.values())
   found = {
@@ -66,8 +66,11 @@ def figures(
     found['would_fit'] = advice(config, topology, compiled, devices)
   if compiled.hlo is None:
     return found
-  module = hlo.parse(compiled.hlo)
-  time = model.step_time(module, topology, devices)
+  try:
+    module = hlo.parse(compiled.hlo)
+    time = model.step_time(module, topology, devices)
+  except ValueError as error:
+    return found | {'not_modelled': str(error)}
   chip, size = topology.chip, config.train.batch_size
   opt, mid, pess = time.scheduled
   found['step_seconds'] = {

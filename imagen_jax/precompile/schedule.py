@@ -12,7 +12,7 @@ from imagen_jax.precompile import hlo
 
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 # What starts a computation and goes on: 'call-start' hands it to other cores.
-_BESIDE = ('async-start', 'call-start')
+BESIDE = ('async-start', 'call-start')
 # Collectives that are of a sum.
 _SUMS = {'all-reduce', 'all-reduce-start', 'reduce-scatter'}
 # What hands a value on unchanged.
@@ -81,8 +81,8 @@ def _executed(module, computation, times, asynchronous, seen):
         for name in _branches(each)
       ]
       runs += max(branches, key=cycles)
-    elif each.opcode in ('call', *_BESIDE):
-      wrapped = asynchronous or each.opcode in _BESIDE
+    elif each.opcode in ('call', *BESIDE):
+      wrapped = asynchronous or each.opcode in BESIDE
       for name in each.called():
         runs += into(module.computations[name], times, wrapped)
     if each.cycles is not None or each.opcode not in ('while', 'conditional'):

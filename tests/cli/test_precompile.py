@@ -65,6 +65,18 @@ def test_the_figures_and_the_program_are_written(run, tmp_path, capsys):
   assert 'modelled' in capsys.readouterr().out
 
 
+def test_what_is_not_understood_has_its_memory_told(run, tmp_path, capsys):
+  program = PROGRAM.replace('negate(%p)', 'send(%p)')
+  files = ['--json', str(tmp_path / 'a.json')]
+  status, _ = run(['--topology', 'v5e:2x2', *files], program)
+  assert status == 2
+  found = json.loads((tmp_path / 'a.json').read_text())
+  assert found['fits'] and 'step_seconds' not in found
+  shown = capsys.readouterr()
+  assert 'HBM a device' in shown.out
+  assert shown.err == f'imagen-jax: {found["not_modelled"]}\n'
+
+
 def test_what_does_not_fit_has_status_1(run, tmp_path, capsys):
   files = ['--hlo', str(tmp_path / 'a.hlo')]
   files += ['--save', str(tmp_path / 'a.step')]

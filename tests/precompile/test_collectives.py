@@ -125,6 +125,18 @@ def test_what_is_wrapped_is_asynchronous(write, fused):
   assert transfer.asynchronous
 
 
+def test_what_is_called_in_an_unknown_way_is_refused(write):
+  entry = [
+    P,
+    '%s = f32[32,128] hand-over(%p), calls=%wrapped',
+    'ROOT %r = f32[8,128] copy(%p)',
+  ]
+  text = write.program(entry, part('wrapped', None))
+  with pytest.raises(ValueError, match=r"%s, of opcode 'hand-over', calls wra"):
+    found(text)
+  assert found(text.replace('hand-over', 'call'))
+
+
 @pytest.mark.parametrize(
   'kept, kind, wire',
   [

@@ -148,6 +148,14 @@ def test_a_compiler_that_does_not_tell_rules_nothing_out():
   assert plan.may_fit(one.way, one)
 
 
+@pytest.mark.parametrize('share, may', [(1.1, True), (1.2, False)])
+def test_a_little_more_than_there_is_may_fit(share, may):
+  """What is predicted is wrong by some, and to compile it is the proof."""
+  way = ladder(100 * GIB)[0]
+  hbm = {'arguments': 0, 'temporaries': 10 * GIB, 'capacity': 10 * GIB / share}
+  assert plan.may_fit(way, plan.Tried(way, {'hbm': hbm, 'fits': False})) == may
+
+
 def test_meshes_divide_the_devices_and_keep_the_batch():
   (way, *_) = ladder(100 * GIB)
   meshes = lambda way, *settings: [
