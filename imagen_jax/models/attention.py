@@ -27,16 +27,34 @@ def attend(query, key, value, mask):
   Returns:
     [B, T, N, K]. A row that attends to nothing is the mean of all values.
   """
-  return _forward(query, key, value, mask)[0]
+  weights = _weights(query, key, mask)
+  # Where nothing is kept for a backward pass XLA for CPUs computes all of this
+  # as one, in a third of the time if the weights are the product's left side.
+  # The TPU's would take 4% longer so.
+  return jax.lax.platform_dependent(
+    weights,
+    value,
+    cpu=lambda w, v: jnp.einsum('bnts,bsnk->bntk', w, v).swapaxes(1, 2),
+    default=_mean,
+  )
 
 
-def _forward(query, key, value, mask):
+def _weights(query, key, mask):
+  """The softmax of what is attended to, [B, N, T, S]."""
   logits = jnp.einsum(
     'btnk,bsnk->bnts', query, key, preferred_element_type=jnp.float32
   )
   logits = jnp.where(mask, logits * query.shape[-1] ** -0.5, _MASKED)
-  weights = jax.nn.softmax(logits, axis=-1).astype(query.dtype)
-  out = jnp.einsum('bnts,bsnk->btnk', weights, value)
+  return jax.nn.softmax(logits, axis=-1).astype(query.dtype)
+
+
+def _mean(weights, value):
+  return jnp.einsum('bnts,bsnk->btnk', weights, value)
+
+
+def _forward(query, key, value, mask):
+  weights = _weights(query, key, mask)
+  out = _mean(weights, value)
   return out, (query, key, value, mask, weights, out)
 
 
