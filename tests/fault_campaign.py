@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -62,9 +63,13 @@ class Disk:
     path.unlink()
 
   def close(self):
-    if self.mounted:
-      # Lazily: what a failed test has left running holds it.
-      subprocess.run(['umount', '--lazy', str(self.folder)], check=True)
+    """Unmounts it; what was on it is to be found beside it."""
+    if not self.mounted:
+      return
+    # A failed test may have left what still writes there, and holds it.
+    with contextlib.suppress(shutil.Error):
+      shutil.copytree(self.folder, f'{self.folder}-was')
+    subprocess.run(['umount', '--lazy', str(self.folder)], check=True)
 
 
 class Run:
@@ -145,6 +150,13 @@ class Run:
     found = [process.exitcode for process in self.processes]
     assert None not in found, (found, self.said())
     return found
+
+  def finish(self):
+    """Waits for the run's end as long as steps are made; exit statuses."""
+    while not self.ended():
+      step = self.step()
+      self.until(lambda step=step: self.step() != step)
+    return self.end()
 
   def kill(self, number, which=0):
     if self.processes[which].exitcode is None:

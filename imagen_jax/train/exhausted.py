@@ -52,6 +52,8 @@ def check_step(compiled, config: config_lib.Config, tx, mesh):
   The compiler of a TPU has refused it itself. Others, and a step that was
   compiled elsewhere, would be refused at the first step, with data read.
 
+  To be called with the state on the devices, which the step updates in place.
+
   Args:
     compiled: the step, of a compiler or a file.
     config: of the run.
@@ -66,9 +68,12 @@ def check_step(compiled, config: config_lib.Config, tx, mesh):
   stats = None if limit is None else compiled.memory_analysis()
   if stats is None:
     return
-  size, taken = step_bytes(stats), _taken(mesh)
-  if size + taken > limit:
-    beside = f', of which {_gib(taken)} is taken' if taken else ''
+  size = step_bytes(stats)
+  # As the compiler counts the state, padded, where it tells.
+  state = max(_state_bytes(config, tx, mesh), stats.alias_size_in_bytes)
+  others = max(0, _taken(mesh) - state)
+  if size + others > limit:
+    beside = f', of which {_gib(others)} is taken' if others else ''
     raise ValueError(
       f'the step takes {_gib(size)} of a device that has {_gib(limit)}{beside}'
       f'; {advice(config, tx, mesh)}'

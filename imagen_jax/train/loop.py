@@ -130,19 +130,22 @@ def train(
       first_host=first_host,
     )
     goodput.spent('start')
-    # Ahead of the first batch, as what it takes of a device is known then.
     lowered = step_lib.lower_step(config, tx, abstract, mesh)
+    train_step = None
     if executable:
       made_of = executable_lib.fingerprint(config, lowered, mesh)
       train_step = executable_lib.load(executable, made_of, mesh)
-    else:
-      if first_host:
-        print(f'{config.stage.name}: compiling the step', file=sys.stderr)
-      with exhausted.explained(config, tx, mesh):
+      goodput.spent('compile')
+    with exhausted.explained(config, tx, mesh):
+      start = start or begin()
+      goodput.spent('restore')
+      if train_step is None:
+        if first_host:
+          print(f'{config.stage.name}: compiling the step', file=sys.stderr)
+        # Ahead of the first batch, as what it takes of a device is known then.
         train_step = lowered.compile()
-    if start is None:  # Else its state is on the devices: XLA has to say.
       exhausted.check_step(train_step, config, tx, mesh)
-    goodput.spent('compile')
+      goodput.spent('compile')
     run = advance.Run(
       config,
       workdir,
@@ -165,8 +168,6 @@ def train(
       wandb,
     )
     with exhausted.explained(config, tx, mesh):
-      start = start or begin()
-      goodput.spent('restore')
       while not isinstance(
         ended := advance.advance(run, start), advance.Outcome
       ):

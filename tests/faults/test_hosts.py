@@ -77,7 +77,7 @@ def test_no_fault_of_one_host_changes_a_run(tiny, disk, capsys):
     tiny, disk.folder / 'calm', num_steps, num_steps, disk, **more
   )
   calm.start()
-  assert calm.end() == [0, 0], calm.said()
+  assert calm.finish() == [0, 0], calm.said()
   run = fault_campaign.Run(
     tiny, disk.folder / 'run', num_steps, 3, disk, **more
   )
@@ -88,8 +88,10 @@ def test_no_fault_of_one_host_changes_a_run(tiny, disk, capsys):
     before = run.step()
     took = fault(run, kind, rng)
     met[kind].append((run.step() - before, *took))
+    with capsys.disabled():
+      print(f'{kind}: at step {run.step()} of {num_steps}', flush=True)
   run.start()
-  assert run.end() == [0, 0], run.said()
+  assert run.finish() == [0, 0], run.said()
   each = (time.monotonic() - begun) / FAULTS
   fault_campaign.assert_unharmed(run, calm, num_steps)
   columns = ('steps until it', 'seconds to the first', 'until all had ended')
