@@ -257,7 +257,7 @@ def main() -> int:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument('--steps', type=int, default=5, metavar='N')
-  parser.add_argument('--tolerance', type=float, default=1e-3, metavar='X')
+  parser.add_argument('--tolerance', type=float, default=1e-4, metavar='X')
   parser.add_argument('--stages', nargs='+', default=list(STAGES))
   parser.add_argument('--rows', nargs='+', default=list(ROWS))
   parser.add_argument('--work', help=argparse.SUPPRESS)

@@ -75,4 +75,4 @@ def test_prints_a_table_and_says_where_a_mesh_differs(repo):
   for row, line in zip(rows, lines, strict=True):
     name, *numbers = (each.strip() for each in line.strip('|').split('|'))
     assert name == row
-    assert all(float(number) < 1e-3 for number in numbers), line
+    assert all(float(number) < 1e-4 for number in numbers), line
