@@ -5,8 +5,10 @@
 
 Compiles the training step of each shipped config, at its batch of 2,048, for a
 pod of each kind (`imagen-jax precompile`, so libtpu and no TPU), one after the
-other: 7 to 22 minutes each on two cores, and up to 22 GiB of memory. What
-`--out` holds already is not compiled again. Prints a table in Markdown.
+other: 7 to 20 minutes of processor time each, more for the base on v6e, and up
+to 22 GiB of memory, for the base on v4. What `--out` holds already is not
+compiled again: take another folder for another version of libtpu. Prints a
+table in Markdown.
 """
 
 import argparse
@@ -56,7 +58,7 @@ def row(found: dict) -> str:
       f'{mfu["mid"]:.1f}% ({mfu["pess"]:.1f} to {mfu["opt"]:.1f})',
     ]
   else:
-    cells += [''] * 4
+    cells += ['not understood' if 'not_modelled' in found else '', '', '', '']
   cells.append(f'{len(found["replicated"])}' if found['replicated'] else 'none')
   wall, processor = (
     found[f'compile_{name}_seconds'] / 60 for name in ('wall', 'cpu')
