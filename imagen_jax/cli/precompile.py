@@ -84,6 +84,5 @@ def main(args: argparse.Namespace) -> int:
     if getattr(args, name) and compiled.hlo is None:
       print(f'it does not fit: --{name} was not written', file=sys.stderr)
   if 'not_modelled' in found:
-    print(f'imagen-jax: {found["not_modelled"]}', file=sys.stderr)
-    return 2
+    raise ValueError(found['not_modelled'])
   return 0 if found['fits'] else 1

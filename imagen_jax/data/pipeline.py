@@ -96,6 +96,11 @@ def probe(task: seqio.Task, split: str, number: int, plan: plan_lib.Plan):
     refuse_changed_count(task, expected[: _PROBED + 1], got)
 
 
+def default_threads() -> int:
+  """Returns how many threads read by default: half of the cores."""
+  return max(1, len(os.sched_getaffinity(0)) // 2)
+
+
 def batches(
   tasks: list[seqio.Task],
   split_names: list[str],
@@ -112,7 +117,7 @@ def batches(
     plan: which examples go where.
     tally: counts bad records.
     start_step: the first batch's step.
-    threads: that read and decode; None is half of the cores.
+    threads: that read and decode; None is `default_threads`.
   """
   steps = tf.data.Dataset.range(start_step, _FOREVER)
   parts = [
@@ -129,7 +134,7 @@ def batches(
   mixed = mixed.batch(len(plan), drop_remainder=True)
   options = tf.data.Options()
   options.deterministic = True
-  threads = threads or max(1, len(os.sched_getaffinity(0)) // 2)
+  threads = threads or default_threads()
   pictures.keep_memory(threads)
   options.threading.private_threadpool_size = threads
   options.threading.max_intra_op_parallelism = 1

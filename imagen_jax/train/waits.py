@@ -9,6 +9,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from imagen_jax import config as config_lib
+from imagen_jax.data import pipeline
 
 # A share of the time that is worth a word.
 _MUCH = 0.1
@@ -85,7 +86,7 @@ class Waits:
   def _warning(self, share, seconds, host):
     data = self._data
     cores = len(os.sched_getaffinity(0))
-    threads = data.threads or max(1, cores // 2)
+    threads = data.threads or pipeline.default_threads()
     advice = [
       f'data.threads above {threads} of {cores} cores (of the first host)',
       'more hosts, or cores of a host',
