@@ -186,9 +186,9 @@ def whole_copies(tree, mesh) -> list[tuple[str, int]]:
     mesh: theirs.
 
   Returns:
-    (path, bytes) of each such leaf; none where the mesh shards nothing.
+    (path, bytes) of each such leaf; none where there is one device.
   """
-  if mesh.shape['fsdp'] * mesh.shape['model'] == 1:
+  if mesh.size == 1:
     return []
   found = [
     (jax.tree_util.keystr(path, simple=True, separator='/'), leaf)

@@ -39,7 +39,7 @@ class Memory:
     arguments: state and batch; the state is updated in place.
     temporaries: all else; None where the compiler did not say.
     peak: most at any time, arguments among them; None where it did not say.
-    code: of the program itself.
+    code: of the program itself; None where the compiler did not say.
     total: that must be free.
     capacity: that there is.
     largest: what the backward pass is left, as (bytes, what it comes of,
@@ -49,7 +49,7 @@ class Memory:
   arguments: int
   temporaries: int | None
   peak: int | None
-  code: int
+  code: int | None
   total: int
   capacity: int
   largest: tuple[tuple[int, str, str], ...] = ()
@@ -108,7 +108,7 @@ def compile_step(
   size = config.train.batch_size
   if size % shards:
     raise ValueError(
-      f'train.batch_size is {size} on {topology.name}; accepted: multiples of '
+      f'train.batch_size is {size} on {topology}; accepted: multiples of '
       f'{shards}, among which mesh.data and mesh.fsdp share it'
     )
   tx = optimizer.make_optimizer(config)
@@ -185,7 +185,7 @@ def refused(message: str, arguments, capacity: int) -> Memory | None:
     arguments=given,
     temporaries=max(total - given, 0),
     peak=None,
-    code=0,
+    code=None,
     total=total,
     capacity=min(limit, capacity),
   )

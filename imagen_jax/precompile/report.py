@@ -16,6 +16,8 @@ from imagen_jax.train import mfu as mfu_lib
 
 # A leaf that every device holds whole is worth a word from here on.
 _LARGE = 2**20
+# Of buffers, by name.
+_MOST_TOLD = 10
 _GIB = 2**30
 _NOT_MEASURED = (
   'All figures are modelled, by the estimates of the TPU compiler; none was '
@@ -119,7 +121,7 @@ def advice(
   memory, unet = compiled.memory, config.stage.unet
   fsdp, size = compiled.mesh['fsdp'], config.train.batch_size
   parts = config.train.microbatches
-  room = memory.capacity - memory.arguments - memory.code
+  room = memory.capacity - memory.arguments - (memory.code or 0)
   levers = []
   if memory.temporaries and room > 0:
     axes = sharding.batch_axes(config.mesh)
@@ -167,16 +169,16 @@ def _gib(size):
 def text(found: dict) -> str:
   """`figures` as a table."""
   mesh = ', '.join(f'{axis} {size}' for axis, size in found['mesh'].items())
-  slices = f' x {found["slices"]} slices' if found['slices'] > 1 else ''
+  pod = topology_lib.several(found['topology'], found['slices'])
   title = (
-    f'{found["stage"]} on {found["topology"]}{slices}: {found["devices"]} '
+    f'{found["stage"]} on {pod}: {found["devices"]} '
     f'devices, mesh ({mesh}), batch {found["batch_size"]:,}'
   )
   parts = [title, _NOT_MEASURED, _lines(_memory(found))]
   if not found['fits']:
     largest = [
       (_gib(each['bytes']), f'{each["source"]}  {each["shape"]}')
-      for each in found['hbm']['largest'][:10]
+      for each in found['hbm']['largest'][:_MOST_TOLD]
     ]
     if largest:
       parts.append(
@@ -187,10 +189,7 @@ def text(found: dict) -> str:
   if 'step_seconds' in found:
     parts += [_time_table(found), _lines(_speed(found))]
   if found['replicated']:
-    whole = [
-      (_gib(each['bytes']), each['path']) for each in found['replicated']
-    ]
-    parts.append('whole on every device\n' + _lines(whole))
+    parts.append(_whole(found['replicated']))
   parts.append(
     f'compiled in {found["compile_wall_seconds"] / 60:.1f} minutes, '
     f'{found["compile_cpu_seconds"] / 60:.1f} of processor time '
@@ -218,6 +217,15 @@ def _memory(found):
     ('  peak', said(hbm['peak'])),
     ('  program', said(hbm['code'])),
   ]
+
+
+def _whole(replicated):
+  lines = [(_gib(each['bytes']), each['path']) for each in replicated]
+  text = 'whole on every device\n' + _lines(lines[:_MOST_TOLD])
+  if more := replicated[_MOST_TOLD:]:
+    size = _gib(sum(each['bytes'] for each in more))
+    text += f'\nand {len(more)} more of {size}, which mesh.fsdp would share'
+  return text
 
 
 def _time_table(found):

@@ -42,6 +42,14 @@ class Topology:
     """As `parse` reads it and libtpu knows it."""
     return f'{self.kind}:{"x".join(map(str, self.shape))}'
 
+  def __str__(self):
+    return several(self.name, self.slices)
+
+
+def several(name: str, slices: int) -> str:
+  """A topology's name for people, with how many slices of it there are."""
+  return f'{name} x {slices} slices' if slices > 1 else name
+
 
 def parse(name: str, slices: int = 1) -> Topology:
   """The topology of a name such as 'v5p:4x4x8'.

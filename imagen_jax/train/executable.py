@@ -141,7 +141,7 @@ def load(path: str, made_of: dict, mesh) -> jax.stages.Compiled:
       f'{_FIELD} {path} is of something else: {"; ".join(different)}; '
       'accepted: one that `imagen-jax precompile --save` wrote for this run'
     )
-  if hashlib.sha256(rest).hexdigest() != head.get('sha256'):
+  if hashlib.sha256(rest).hexdigest() != head['sha256']:
     raise ValueError(
       f'{_FIELD} {path} is damaged: its bytes are not those that were written; '
       'accepted: the whole file'
@@ -150,7 +150,7 @@ def load(path: str, made_of: dict, mesh) -> jax.stages.Compiled:
     return serialize_executable.deserialize_and_load(
       *pickle.loads(rest), execution_devices=list(mesh.devices.flat)
     )
-  except jax.errors.JaxRuntimeError as error:
+  except Exception as error:  # Pickles of something else may raise anything.
     reason = ' '.join(str(error).split())
     raise ValueError(
       f'{_FIELD} {path} cannot be loaded here: {reason}; accepted: one that '
@@ -163,7 +163,12 @@ def _head(path, line):
     head = json.loads(line)
   except ValueError:
     head = None
-  if not isinstance(head, dict) or head.get('format') != _FORMAT:
+  needed = {'places', 'program', 'settings', 'sha256'}
+  if (
+    not isinstance(head, dict)
+    or head.get('format') != _FORMAT
+    or needed - head.keys()
+  ):
     raise ValueError(
       f'{_FIELD} {path} is no compiled step; accepted: a file that '
       '`imagen-jax precompile --save` of this version wrote'

@@ -21,7 +21,12 @@ def describe(config, mesh, state, start_step):
 
 
 def warn_of_copies(state, mesh):
-  """A warning where much of the state is whole on every device, else ''."""
+  """A warning where much of the state is whole on every device, else ''.
+
+  A mesh that shards no state was asked for as such, and is not warned of.
+  """
+  if mesh.shape['fsdp'] * mesh.shape['model'] == 1:
+    return ''
   copies = sharding.whole_copies(state, mesh)
   size = sum(n for _, n in copies)
   share = size / sum(x.nbytes for x in jax.tree.leaves(state))

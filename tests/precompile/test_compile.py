@@ -64,6 +64,7 @@ def test_memory_of_what_does_not_fit(message):
   # An eighth of it on each of eight devices.
   assert memory.arguments == 128 * 4
   assert memory.temporaries == memory.total - 128 * 4
+  assert memory.peak is None and memory.code is None
 
 
 def test_the_largest_that_is_kept_of_a_device(repo):
@@ -94,6 +95,19 @@ def test_a_step_is_compiled_for_all_devices(repo, monkeypatch):
   assert 'ENTRY' in found.hlo and found.memory.fits
   # Of 16 tokens and 384 channels, which are no axes that are shared.
   assert found.whole[0] == ('ema_params/text_positions/table', 16 * 384 * 4)
+
+
+def test_a_batch_that_does_not_divide_names_the_slices(repo, monkeypatch):
+  monkeypatch.setattr(topology, 'devices', lambda pod: jax.devices())
+  config = config_lib.override(
+    config_lib.load(str(repo / 'configs/tiny_base.py:test')),
+    ['mesh.data=8', 'train.batch_size=12'],
+  )
+  pod = topology.parse('v5e:2x2', slices=2)
+  with pytest.raises(
+    ValueError, match='^train.batch_size is 12 on v5e:2x2 x 2 s'
+  ):
+    compile_lib.compile_step(config, pod)
 
 
 def test_another_error_is_not_about_memory():

@@ -88,19 +88,33 @@ def test_the_text_says_that_all_is_modelled(write):
 
 def test_a_step_that_does_not_fit_says_what_would():
   large = (3 * GIB, 'UNet/down0', 'f32[8]')
-  step = compiled(None, total=22 * GIB, temporaries=20 * GIB, largest=(large,))
+  step = compiled(
+    None, total=22 * GIB, temporaries=20 * GIB, code=None, largest=(large,)
+  )
   settings = ('stage.unet.remat_policy=["products"]',)
   found = report.figures(config(*settings), POD, step)
   assert not found['fits'] and 'step_seconds' not in found
   text = report.text(found)
   assert 'does not fit, by 6.00 GiB' in text
   assert '3.00 GiB  UNet/down0  f32[8]' in text
+  assert '  program      (not told)' in text
   # 14 GiB of the 20 are there: 44 images of 64, and 6 devices for all.
   assert 'train.batch_size=44 or so, in place of 64' in text
   assert 'train.microbatches=2 or so for the same batch, in place of 1' in text
   assert 'about 6 devices for the same batch, in place of 4' in text
   assert 'stage.unet.remat_policy=["full"]' in text
   assert 'mesh.fsdp=2 or more, in place of 1' in text
+
+
+def test_of_many_copies_the_largest_are_told(write):
+  whole = [(f'params/{n}', 2**22 - n) for n in range(13)]
+  step = dataclasses.replace(compiled(program(write)), whole=whole)
+  found = report.figures(config(), topology.parse('v5e:2x2', slices=2), step)
+  assert len(found['replicated']) == 13
+  text = report.text(found)
+  assert 'v5e:2x2 x 2 slices: 4 devices' in text
+  assert 'params/9\n' in text and 'params/10' not in text
+  assert 'and 3 more of 12.0 MiB' in text
 
 
 def test_a_smaller_batch_divides_by_parts_and_shards():

@@ -1,7 +1,9 @@
 """A step that was compiled before: used as it is, or refused."""
 
+import hashlib
 import json
 import logging
+import pickle
 
 import jax
 import numpy as np
@@ -175,6 +177,34 @@ def test_a_part_of_a_file_is_refused(cfg, saved, cut, tmp_path):
   _, mesh, made_of = lowered(cfg)
   with pytest.raises(ValueError, match='is no compiled step|is damaged'):
     executable.load(str(tmp_path / 'step'), made_of, mesh)
+
+
+def forged(path, head, rest):
+  """A file whose bytes are as its first line says."""
+  head = head | {'sha256': hashlib.sha256(rest).hexdigest()}
+  path.write_bytes(json.dumps(head).encode() + b'\n' + rest)
+  return str(path)
+
+
+@pytest.mark.parametrize(
+  'rest',
+  [b'', b'rubbish', pickle.dumps(7), pickle.dumps((b'rubbish', None, None))],
+  ids=['nothing', 'rubbish', 'a number', 'rubbish within'],
+)
+def test_rubbish_behind_the_right_fingerprint(cfg, rest, tmp_path):
+  _, mesh, made_of = lowered(cfg)
+  path = forged(tmp_path / 'step', made_of, rest)
+  with pytest.raises(ValueError, match='cannot be loaded here') as error:
+    executable.load(path, made_of, mesh)
+  assert '\n' not in str(error.value)
+
+
+def test_a_fingerprint_that_lacks_a_part(cfg, tmp_path):
+  _, mesh, made_of = lowered(cfg)
+  less = {name: part for name, part in made_of.items() if name != 'places'}
+  path = forged(tmp_path / 'step', less, b'')
+  with pytest.raises(ValueError, match='is no compiled step'):
+    executable.load(path, made_of, mesh)
 
 
 def test_a_file_that_is_not_there(tiny, monkeypatch, tmp_path, capsys):

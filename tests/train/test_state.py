@@ -143,5 +143,11 @@ def test_what_is_whole_on_every_device_is_told_where_it_is_much(sharded):
   largest = max(jax.tree.leaves(whole), key=lambda x: x.nbytes)
   assert 'the largest: params/' in said
   assert f'({largest.nbytes:,} bytes)' in said
-  one = sharding.make_mesh(config_lib.MeshConfig())
+  # Nothing could be shared with others, or was asked to be.
+  one = sharding.make_mesh(config_lib.MeshConfig(), jax.devices()[:1])
   assert not sharding.whole_copies(state, one)
+  copies = sharding.make_mesh(config_lib.MeshConfig())
+  everything = jax.device_put(state, sharding.replicated(copies))
+  found = sharding.whole_copies(everything, copies)
+  assert len(found) == len(jax.tree.leaves(state))
+  assert not reports.warn_of_copies(everything, copies)
