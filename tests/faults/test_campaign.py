@@ -1,6 +1,6 @@
 """Faults at random over one run, each gone on from, and nothing is lost.
 
-    FAULTS=100 SEED=0 bash launch/test.sh -m slow tests/faults
+    TEST_WORKERS=0 FAULTS=100 SEED=0 bash launch/test.sh -m slow tests/faults
 
 prints a table of what was done to the run and what it cost.
 """

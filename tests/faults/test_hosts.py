@@ -1,6 +1,7 @@
 """Faults at random over a run of two processes, as two hosts of a pod.
 
-    FAULTS=20 SEED=0 bash launch/test.sh -m slow tests/faults/test_hosts.py
+    export TEST_WORKERS=0 FAULTS=20 SEED=0
+    bash launch/test.sh -m slow tests/faults/test_hosts.py
 
 One of them is killed, frozen or told to stop, and the other has to end by
 itself; or both meet a full disk, or a damaged checkpoint.
