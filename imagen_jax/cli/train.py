@@ -8,6 +8,7 @@ import sys
 import time
 
 from imagen_jax.cli import devices
+from imagen_jax.cli import screen
 
 HELP = 'train one stage, or resume it'
 
@@ -78,6 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser):
   devices.add_arguments(parser)
 
 
+@screen.forgiven()
 def main(args: argparse.Namespace) -> int:
   """Runs the command; returns its exit status."""
   from imagen_jax import config as config_lib

@@ -5,8 +5,10 @@ which the config does not say, as it names a place and not what lies there; and
 digests of all that is saved, by which damage is told when it is read.
 """
 
+import contextlib
 import dataclasses
 import pathlib
+import threading
 
 import jax
 from jax.experimental import multihost_utils
@@ -24,6 +26,9 @@ from imagen_jax.train import state as state_lib
 # Folders of a workdir: of its checkpoints, of snapshots of its averages, and of
 # checkpoints that are damaged.
 CHECKPOINTS, SNAPSHOTS, DAMAGED = 'checkpoints', 'ema', 'damaged'
+
+# Seconds that one of several hosts, which fails, waits for its last save.
+_PATIENCE = 60
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +108,8 @@ class Checkpointer:
     return self
 
   def __exit__(self, kind, *_):
+    if kind is not None and jax.process_count() > 1 and not self._ends():
+      return
     try:
       self._manager.wait_until_finished()
     except Exception:
@@ -110,6 +117,22 @@ class Checkpointer:
       if kind is None:
         raise
     self._manager.close()
+
+  def _ends(self):
+    """Whether a save that is under way ends while an error of hosts waits.
+
+    It does not where this host alone has failed: the others wait for what it
+    was to compute next, and the save for them.
+    """
+
+    def wait():
+      with contextlib.suppress(Exception):
+        self._manager.wait_until_finished()
+
+    waiting = threading.Thread(target=wait, name='last save', daemon=True)
+    waiting.start()
+    waiting.join(_PATIENCE)
+    return not waiting.is_alive()
 
   def latest(self) -> int | None:
     """The newest complete step, or None."""

@@ -34,6 +34,18 @@ def test_a_finished_run_says_so(train, trained, capsys):
   assert f'trained to step 8: {trained}\n' in capsys.readouterr().err
 
 
+def test_what_is_said_may_be_lost(train, tmp_path, monkeypatch):
+  """A log on a full disk is no reason to end a run."""
+  full = open('/dev/full', 'w', buffering=1)
+  monkeypatch.setattr(sys, 'stderr', full)
+  with pytest.raises(OSError):
+    print('to nobody', file=sys.stderr)
+  assert train(tmp_path / 'run') == 0
+  assert (tmp_path / 'run' / 'checkpoints' / '8').is_dir()
+  with pytest.raises(OSError):
+    full.close()
+
+
 @pytest.mark.parametrize(
   'program, called',
   [

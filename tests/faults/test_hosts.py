@@ -71,7 +71,8 @@ def fault(run, kind, rng):
 
 
 def test_no_fault_of_one_host_changes_a_run(tiny, disk, capsys):
-  num_steps = STEPS_A_FAULT * FAULTS
+  # So many that no run is at its end before its last fault.
+  num_steps = 3 * STEPS_A_FAULT * FAULTS
   rng = np.random.default_rng(SEED)
   more = {'count': 2, 'flags': ['--dead-after', str(DEAD_AFTER)]}
   calm = fault_campaign.Run(

@@ -1,5 +1,7 @@
 """Checkpoints of a small state, on one mesh and another."""
 
+import threading
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -182,3 +184,26 @@ def test_a_relative_workdir(tmp_path, monkeypatch):
   with checkpoint.Checkpointer('run') as checkpointer:
     checkpointer.save(state(1, places()), {}, CONFIG, IDENTITY)
   assert (tmp_path / 'run' / 'checkpoints' / '1').is_dir()
+
+
+@pytest.mark.parametrize('alone', [True, False])
+def test_a_host_that_fails_alone_waits_for_no_save(
+  tmp_path, monkeypatch, alone
+):
+  """Which the others do not end, as they wait for this host."""
+  monkeypatch.setattr(checkpoint, '_PATIENCE', 0.1 if alone else 60)
+  others, waited = threading.Event(), []
+  if not alone:  # They fail alike, and end the save.
+    others.set()
+  with pytest.raises(OSError, match='mine'):
+    with checkpoint.Checkpointer(str(tmp_path)) as checkpointer:
+      manager = checkpointer._manager
+      monkeypatch.setattr(
+        manager, 'wait_until_finished', lambda: waited.append(others.wait(30))
+      )
+      closed = []
+      monkeypatch.setattr(manager, 'close', lambda: closed.append(1))
+      monkeypatch.setattr(checkpoint.jax, 'process_count', lambda: 2)
+      raise OSError('mine')
+  assert bool(waited) == bool(closed) == (not alone)
+  others.set()
