@@ -24,7 +24,7 @@ _OTHERS = ('stage.sample.*', 'train.ema_*')
 _LARGEST = 64 << 20
 _ACCEPTED = (
   'the --workdir of a run that has metrics, or a file of curves such as '
-  'benchmarks/curves.py makes'
+  'docs/quickstart-curves.jsonl'
 )
 
 

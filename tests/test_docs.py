@@ -125,20 +125,18 @@ def test_curves_are_compared_as_the_page_says(
   (workdir / 'config.json').write_text(config.to_json(cfg))
   (workdir / 'metrics.jsonl').write_text('{"step": 50, "loss": 0.5}\n')
   found = curves.of_run(str(workdir), 'WORKDIR')
-  (tmp_path / 'curves').mkdir()
-  kept = tmp_path / 'curves' / 'quickstart-curves.jsonl'
+  (tmp_path / 'docs').mkdir()
+  kept = tmp_path / 'docs' / 'quickstart-curves.jsonl'
   kept.write_text(curves.to_text([found]))
   monkeypatch.chdir(tmp_path)
   assert main.main(shlex.split(line)) == 0
   out = capsys.readouterr().out
-  assert 'against curves/quickstart-curves.jsonl (base16):\n' in out
+  assert 'against docs/quickstart-curves.jsonl (base16):\n' in out
   assert out.endswith("the loss is the reference's\n")
 
 
 def test_the_curves_that_are_kept_are_of_the_configs(repo):
   kept = repo / 'docs' / 'quickstart-curves.jsonl'
-  if not kept.exists():
-    pytest.skip('not made yet')
   found = curves.read(str(kept), '--compare')
   pages = [f'{repo}/configs/tiny_{name}.py' for name in ('base', 'sr')]
   for curve, cfg in zip(found, map(config.load, pages), strict=True):

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser):
     '--compare',
     metavar='FILE_OR_WORKDIR',
     help='lay the losses over those of another run, or of a file of curves, '
-    'such as benchmarks/curves.py makes',
+    'such as docs/quickstart-curves.jsonl',
   )
 
 
