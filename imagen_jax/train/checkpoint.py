@@ -81,6 +81,7 @@ class Checkpointer:
     self._workdir = storage.Path(workdir)
     if not storage.is_bucket(workdir):
       self._workdir = storage.Path(pathlib.Path(workdir).absolute())
+    self._judged = {}  # Of each step, the metric by which it is kept.
     self._manager = ocp.CheckpointManager(
       self._workdir / folder,
       options=ocp.CheckpointManagerOptions(
@@ -90,7 +91,7 @@ class Checkpointer:
         multiprocessing_options=ocp.options.MultiprocessingOptions(
           barrier_sync_key_prefix=None if folder == CHECKPOINTS else folder
         ),
-        **keeping.options(config),
+        **keeping.options(config, self._judged),
       ),
       item_handlers={
         'state': parts_lib.handler(),
@@ -98,6 +99,8 @@ class Checkpointer:
         'config': ocp.JsonCheckpointHandler(),
       },
     )
+    if config is not None and config.keep.best:
+      self._judged |= {step: self._judged_by(step) for step in self.steps()}
 
   def __enter__(self):
     return self
@@ -140,12 +143,13 @@ class Checkpointer:
       'text_identity': identity,
       'digests': parts_lib.digests_of(state, data),
     }
+    step = int(state.step)
+    self._judged[step] = data.get('judged')
     self._manager.save(
-      int(state.step),
+      step,
       # When to save is the loop's business. Unforced, Orbax may leave a save
       # out without a word, as where the step is not after the newest one.
       force=True,
-      metrics=data.get('judged'),
       args=ocp.args.Composite(
         state=ocp.args.PyTreeSave(parts_lib.of(state)),
         data=ocp.args.JsonSave(data),
@@ -248,6 +252,13 @@ class Checkpointer:
       said.get('text_identity'),
       said.get('digests', {}),
     )
+
+  def _judged_by(self, step):
+    """The metric that a checkpoint is judged by; None where it says none."""
+    try:
+      return self._read_json(step, 'data').get('judged')
+    except ValueError:  # Whether it is damaged is for `resume` to tell.
+      return None
 
   def _read_json(self, step, item):
     args = ocp.args.JsonRestore()
