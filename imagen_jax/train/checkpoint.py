@@ -5,7 +5,9 @@ which the config does not say, as it names a place and not what lies there; and
 digests of all that is saved, by which damage is told when it is read.
 """
 
+import contextlib
 import dataclasses
+import logging
 import pathlib
 
 import jax
@@ -166,12 +168,21 @@ class Checkpointer:
     self._manager.wait_until_finished()
 
   def discard(self, step: int):
-    """Removes what a save that failed has left; to be called on all hosts."""
+    """Removes what a save that failed has left; to be called on all hosts.
+
+    As far as that can be done: storage that refuses a save may refuse this as
+    well, on one host alone, and training goes on. What is left is removed when
+    the step is saved again, or a run begins.
+    """
     if jax.process_index() == 0:
-      for path in self._manager.directory.glob(f'{step}.orbax-checkpoint-tmp*'):
-        path.rmtree(missing_ok=True)
+      with _left_alone('removed'):
+        for path in self._manager.directory.glob(
+          f'{step}.orbax-checkpoint-tmp*'
+        ):
+          path.rmtree(missing_ok=True)
     multihost_utils.sync_global_devices(f'imagen_jax_discard_{step}')
-    self._manager.reload()
+    with _left_alone('listed'):
+      self._manager.reload()
 
   def look(self):
     """Looks which checkpoints there are, on all hosts, while none is saved.
@@ -310,6 +321,17 @@ class Checkpointer:
     restored = self._read(step, 'state', parts_lib.handler(), args)
     leaves = jax.tree.leaves_with_path(restored[part])
     return {_name(path): leaf for path, leaf in leaves}
+
+
+@contextlib.contextmanager
+def _left_alone(verb):
+  """Where storage refuses what is within, it is told, and no more."""
+  try:
+    yield
+  except Exception as error:  # The system's, or of a bucket's client.
+    logging.warning(
+      'what a save has left cannot be %s: %s', verb, damage.reason(error)
+    )
 
 
 def _name(path):
