@@ -41,7 +41,8 @@ class Status:
     metrics: of the last line.
     losses: of all lines read, (step, loss).
     checkpoints: their steps.
-    saved: seconds since the newest checkpoint; None where there is none.
+    saved: seconds since the newest checkpoint; None where there is none, or it
+      lacks a file.
     damaged: checkpoints that were set aside.
     stalls: times that a host's stacks were dumped.
   """
@@ -138,7 +139,11 @@ def _checkpoints(folder, now):
   if not steps:
     return [], None
   newest = steps[max(steps)]
-  return sorted(steps), now - (newest / '_CHECKPOINT_METADATA').stat().mtime
+  try:
+    saved = now - (newest / '_CHECKPOINT_METADATA').stat().mtime
+  except FileNotFoundError:  # Damaged, or removed since it was listed.
+    saved = None
+  return sorted(steps), saved
 
 
 def _names(folder):
@@ -180,7 +185,8 @@ def report(status: Status) -> str:
     lines[0] += ', no metrics yet'
   if status.checkpoints:
     kept = ', '.join(f'{step:,}' for step in status.checkpoints)
-    lines.append(f'checkpoints: {kept}; newest {duration(status.saved)} ago')
+    age = 'damaged' if status.saved is None else f'{duration(status.saved)} ago'
+    lines.append(f'checkpoints: {kept}; newest {age}')
   else:
     lines.append('checkpoints: none')
   if status.losses:

@@ -95,12 +95,16 @@ def read(path, field: str) -> bytes | None:
 
 
 def write(path, data: bytes, field: str) -> None:
-  """Writes a file of a bucket: whole, or not at all.
+  """Writes a file, in a bucket or here: whole, or not at all.
+
+  A local one is on the disk when this returns, and its folders are made.
 
   Raises:
     ValueError: where the bucket cannot be reached or the file not be written.
   """
   path = os.fspath(path)
+  if not is_bucket(path):
+    path = os.path.abspath(path)
   try:
     store, name = _open(path)
     store.write(name, data).result()

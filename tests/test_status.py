@@ -77,6 +77,12 @@ def test_what_went_wrong_is_told(workdir):
   )
 
 
+def test_a_newest_checkpoint_that_lacks_files_is_told(workdir):
+  (workdir / 'checkpoints' / '200' / '_CHECKPOINT_METADATA').unlink()
+  text = status.report(status.read(str(workdir), NOW))
+  assert 'checkpoints: 100, 200; newest damaged\n' in text
+
+
 def test_where_the_time_went_is_told(workdir):
   line = {
     'step': 310,

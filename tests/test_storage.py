@@ -53,6 +53,11 @@ def test_reads_and_writes_in_one_piece(bucket, storage_server, tmp_path):
   assert storage.read(tmp_path / 'file', '--x') == b'local'
   assert storage.read(tmp_path / 'none', '--x') is None
   assert storage.read(tmp_path, '--x') is None
+  storage.write(tmp_path / 'new' / 'file', b'here', '--x')
+  assert storage.read(tmp_path / 'new' / 'file', '--x') == b'here'
+  words = f'^--x {tmp_path}/file/below cannot be written: '
+  with pytest.raises(ValueError, match=words):
+    storage.write(tmp_path / 'file' / 'below', b'', '--x')
 
 
 def test_to_ask_leaves_nothing(bucket, storage_server, tmp_path):

@@ -10,7 +10,6 @@ import jax
 
 from imagen_jax import config as config_lib
 from imagen_jax import sharding
-from imagen_jax import storage
 from imagen_jax import structs
 from imagen_jax.data import loader as loader_lib
 from imagen_jax.text import online as online_lib
@@ -70,6 +69,7 @@ class Run:
   train_step: Callable
   pass_over: Callable
   profile_steps: tuple[int, int] | None
+  asker: profile.Asker
   first_host: bool
   goodput: goodput_lib.Goodput
   meter: mfu.Meter
@@ -103,7 +103,9 @@ def advance(run: Run, start: start_lib.Start) -> Outcome | passing_lib.Rewind:
     watchdog.Watchdog(
       run.workdir, jax.process_index(), config.train.stall_factor
     ) as watched,
-    profile.Profiler(run.workdir, run.profile_steps, writer.say) as profiler,
+    profile.Profiler(
+      run.workdir, run.profile_steps, writer.say, run.asker
+    ) as profiler,
     contextlib.ExitStack() as at_end,
   ):
     writer.say(reports.describe(config, mesh, state, start.step))
@@ -111,9 +113,6 @@ def advance(run: Run, start: start_lib.Start) -> Outcome | passing_lib.Rewind:
       writer.say(text)
     for line in start.told:
       writer.say(line)
-    if run.first_host:
-      path = storage.Path(run.workdir) / 'config.json'
-      path.write_text(config_lib.to_json(config))
     cut = reports.Cut(run.store, run.online, config.text.max_length)
     cut.say(writer)
     interval = interval_lib.Interval(config.train.batch_size, start.kept)

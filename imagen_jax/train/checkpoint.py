@@ -7,6 +7,7 @@ digests of all that is saved, by which damage is told when it is read.
 
 import contextlib
 import dataclasses
+import logging
 import pathlib
 import threading
 
@@ -86,6 +87,7 @@ class Checkpointer:
     self._workdir = storage.Path(workdir)
     if not storage.is_bucket(workdir):
       self._workdir = storage.Path(pathlib.Path(workdir).absolute())
+    self._judged = {}  # Of each step, the metric by which it is kept.
     self._manager = ocp.CheckpointManager(
       self._workdir / folder,
       options=ocp.CheckpointManagerOptions(
@@ -95,7 +97,7 @@ class Checkpointer:
         multiprocessing_options=ocp.options.MultiprocessingOptions(
           barrier_sync_key_prefix=None if folder == CHECKPOINTS else folder
         ),
-        **keeping.options(config),
+        **keeping.options(config, self._judged),
       ),
       item_handlers={
         'state': parts_lib.handler(),
@@ -103,6 +105,8 @@ class Checkpointer:
         'config': ocp.JsonCheckpointHandler(),
       },
     )
+    if config is not None and config.keep.best:
+      self._judged |= {step: self._judged_by(step) for step in self.steps()}
 
   def __enter__(self):
     return self
@@ -163,12 +167,13 @@ class Checkpointer:
       'text_identity': identity,
       'digests': parts_lib.digests_of(state, data),
     }
+    step = int(state.step)
+    self._judged[step] = data.get('judged')
     self._manager.save(
-      int(state.step),
+      step,
       # When to save is the loop's business. Unforced, Orbax may leave a save
       # out without a word, as where the step is not after the newest one.
       force=True,
-      metrics=data.get('judged'),
       args=ocp.args.Composite(
         state=ocp.args.PyTreeSave(parts_lib.of(state)),
         data=ocp.args.JsonSave(data),
@@ -185,12 +190,21 @@ class Checkpointer:
     self._manager.wait_until_finished()
 
   def discard(self, step: int):
-    """Removes what a save that failed has left; to be called on all hosts."""
+    """Removes what a save that failed has left; to be called on all hosts.
+
+    As far as that can be done: storage that refuses a save may refuse this as
+    well, on one host alone, and training goes on. What is left is removed when
+    the step is saved again, or a run begins.
+    """
     if jax.process_index() == 0:
-      for path in self._manager.directory.glob(f'{step}.orbax-checkpoint-tmp*'):
-        path.rmtree(missing_ok=True)
+      with _left_alone('removed'):
+        for path in self._manager.directory.glob(
+          f'{step}.orbax-checkpoint-tmp*'
+        ):
+          path.rmtree(missing_ok=True)
     multihost_utils.sync_global_devices(f'imagen_jax_discard_{step}')
-    self._manager.reload()
+    with _left_alone('listed'):
+      self._manager.reload()
 
   def look(self):
     """Looks which checkpoints there are, on all hosts, while none is saved.
@@ -272,6 +286,13 @@ class Checkpointer:
       said.get('digests', {}),
     )
 
+  def _judged_by(self, step):
+    """The metric that a checkpoint is judged by; None where it says none."""
+    try:
+      return self._read_json(step, 'data').get('judged')
+    except ValueError:  # Whether it is damaged is for `resume` to tell.
+      return None
+
   def _read_json(self, step, item):
     args = ocp.args.JsonRestore()
     found = self._read(step, item, ocp.JsonCheckpointHandler(), args)
@@ -322,6 +343,17 @@ class Checkpointer:
     restored = self._read(step, 'state', parts_lib.handler(), args)
     leaves = jax.tree.leaves_with_path(restored[part])
     return {_name(path): leaf for path, leaf in leaves}
+
+
+@contextlib.contextmanager
+def _left_alone(verb):
+  """Where storage refuses what is within, it is told, and no more."""
+  try:
+    yield
+  except Exception as error:  # The system's, or of a bucket's client.
+    logging.warning(
+      'what a save has left cannot be %s: %s', verb, damage.reason(error)
+    )
 
 
 def _name(path):

@@ -24,6 +24,7 @@ from imagen_jax.train import mfu
 from imagen_jax.train import opening
 from imagen_jax.train import optimizer
 from imagen_jax.train import passing as passing_lib
+from imagen_jax.train import profile
 from imagen_jax.train import start as start_lib
 from imagen_jax.train import state as state_lib
 from imagen_jax.train import step as step_lib
@@ -86,6 +87,7 @@ def train(
   )
 
   with (
+    profile.Asker() as asker,
     sharding.use_mesh(mesh, config.mesh),
     checkpoint.Checkpointer(workdir, config=config) as checkpointer,
     loader_lib.training_batches(config, rows=rows, store=store) as loader,
@@ -146,6 +148,11 @@ def train(
         train_step = lowered.compile()
       exhausted.check_step(train_step, config, tx, mesh)
       goodput.spent('compile')
+    if first_host:
+      text = config_lib.to_json(config)
+      storage.write(
+        storage.Path(workdir) / 'config.json', text.encode(), '--workdir'
+      )
     run = advance.Run(
       config,
       workdir,
@@ -162,6 +169,7 @@ def train(
       train_step,
       guard_lib.compile_pass(shardings),
       profile_steps,
+      asker,
       first_host,
       goodput,
       mfu.Meter(config, mesh.devices.flat, enabled=first_host),

@@ -6,6 +6,7 @@ and `instance/preempted` for a machine that may be preempted. This thread asks,
 and turns a notice into the SIGTERM that stops a run in good order.
 """
 
+import http.client
 import os
 import signal
 import sys
@@ -22,6 +23,9 @@ _NOTICES = {
   'maintenance-event': 'TERMINATE_ON_HOST_MAINTENANCE',
   'preempted': 'TRUE',
 }
+
+# What it is met by where no server answers, or another than that.
+_NO_ANSWER = (OSError, http.client.HTTPException, UnicodeDecodeError)
 
 # Seconds between two looks: a preemption is told half a minute ahead.
 _EVERY = 5.0
@@ -51,7 +55,7 @@ class Notices:
     host = os.environ.get(_HOST_VARIABLE, _HOST)
     try:
       self._known = self._look()
-    except OSError as error:
+    except _NO_ANSWER as error:
       raise ValueError(
         f'--maintenance: {host} does not answer ({error}); accepted: machines '
         'of Compute Engine, or no --maintenance'
@@ -70,8 +74,9 @@ class Notices:
     while not self._closed.wait(self._every):
       try:
         found = self._look()
-      except OSError:
-        continue  # It is busy, or away for a moment: the next look tells.
+      # It is busy, or away for a moment: the next look tells.
+      except _NO_ANSWER:
+        continue
       new = found - self._known
       self._known = found
       if new:
@@ -92,7 +97,7 @@ def _read(name):
   """A value of the metadata server; '' where it has none.
 
   Raises:
-    OSError: where it does not answer.
+    Exception: one of `_NO_ANSWER`.
   """
   host = os.environ.get(_HOST_VARIABLE, _HOST)
   request = urllib.request.Request(

@@ -34,7 +34,7 @@ class Mirror:
     self._field = field
     self._kept = tempfile.TemporaryDirectory(prefix='imagen_jax_')
     self.folder = pathlib.Path(self._kept.name)
-    self._sizes = {}  # Of each file, what has been copied.
+    self._copied = {}  # Of each file, its size and time when it was.
     self._pool = futures.ThreadPoolExecutor(1)
     self._running = None
     self._next = 0.0
@@ -89,9 +89,14 @@ class Mirror:
 
   def _copy(self):
     for path in sorted(self.folder.rglob('*')):
-      if not path.is_file() or path.stat().st_size == self._sizes.get(path):
+      if not path.is_file():
+        continue
+      # By its time, too: some are written anew, in as many bytes.
+      status = path.stat()
+      seen = status.st_size, status.st_mtime_ns
+      if seen == self._copied.get(path):
         continue
       data = path.read_bytes()
       name = path.relative_to(self.folder).as_posix()
       storage.write(f'{self._place}/{name}', data, self._field)
-      self._sizes[path] = len(data)
+      self._copied[path] = seen

@@ -63,6 +63,9 @@ def newest(
       _together(said.check, digests)
     except damage.DamagedError as error:
       damaged[step] = str(error)
+      # Or it would lie on the devices beside the one before, and two states
+      # need not fit.
+      state = None
       continue
     places = {old: checkpointer.set_aside(old) for old in damaged}
     lines = (f'{damaged[old]}; it is now {places[old]}' for old in damaged)

@@ -145,8 +145,13 @@ class Saver:
         f'the {self._what} of step {step} was not written ({self._reason}); '
         f'the newest is of step {self.sound}; it will be tried again'
       )
-    # Complete it may be nevertheless, where what came after it has failed.
-    if worst == _SAVED or step in self._checkpointer.steps():
+      # Complete it may be nevertheless, where what came after it has failed. If
+      # hosts, which look one after the other, differed in that, some would save
+      # it again and wait for the rest.
+      (worst,) = hosts.largest(
+        [_SAVED if step in self._checkpointer.steps() else _FAILED]
+      )
+    if worst == _SAVED:
       self.sound, self._reason = step, ''
 
   def _outcome(self, wait):

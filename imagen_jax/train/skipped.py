@@ -64,9 +64,8 @@ class Skipped:
       return
     text = ''.join(json.dumps(entry) + '\n' for entry in known.values())
     try:
-      self._path.parent.mkdir(parents=True, exist_ok=True)
-      self._path.write_text(text)
-    except (OSError, ValueError) as error:
-      logging.warning('%s cannot be written: %s', self._path, error)
+      storage.write(self._path, text.encode(), '--workdir')
+    except ValueError as error:
+      logging.warning('%s', error)
       return
     self._known = known

@@ -92,10 +92,9 @@ class Watchdog:
     print(text, file=sys.stderr, flush=True)
     name = f'{self._host:05d}-{self._step or 0:08d}.txt'
     try:
-      self._folder.mkdir(parents=True, exist_ok=True)
-      (self._folder / name).write_text(text)
-    except (OSError, ValueError) as error:
-      print(f'imagen-jax: {self._folder}: {error}', file=sys.stderr)
+      storage.write(self._folder / name, text.encode(), '--workdir')
+    except ValueError as error:
+      print(f'imagen-jax: {error}', file=sys.stderr)
 
 
 def _stacks():

@@ -129,6 +129,40 @@ def test_the_best_are_kept_over_resumes(tmp_path):
     assert checkpointer.steps() == [2, 6]
 
 
+def test_the_best_may_be_by_another_metric_and_one_of_them_damaged(tmp_path):
+  """Neither is any reason for a run not to begin, or for a save to fail."""
+  shardings = places()
+
+  def keep(metric):
+    return config_lib.Config(
+      train=config_lib.TrainConfig(keep_checkpoints=1),
+      keep=config_lib.KeepConfig(best=1, metric=metric),
+    )
+
+  def save(metric, values):
+    with checkpoint.Checkpointer(str(tmp_path), config=keep(metric)) as saver:
+      for step, value in values.items():
+        data = {'judged': {metric: value}}
+        saver.save(state(step, shardings), data, CONFIG, IDENTITY)
+        saver.wait()
+
+  save('loss', {1: 5.0, 2: 1.0, 3: 2.0})
+  assert kept_steps(tmp_path) == [2, 3]
+  save('valid', {4: 1.0, 5: 2.0})
+  assert kept_steps(tmp_path) == [4, 5]
+  for file in (tmp_path / 'checkpoints' / '4').rglob('*'):
+    # All that is JSON, of whoever's.
+    if file.is_file() and 'state' not in file.parts:
+      file.write_bytes(file.read_bytes()[:-9])
+  save('valid', {6: 3.0})
+  assert kept_steps(tmp_path) == [5, 6]
+
+
+def kept_steps(workdir):
+  with checkpoint.Checkpointer(str(workdir)) as checkpointer:
+    return checkpointer.steps()
+
+
 def test_a_save_that_cannot_be_is_no_silence(tmp_path):
   shardings = places()
   with checkpoint.Checkpointer(str(tmp_path)) as checkpointer:

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shutil
+import weakref
 
 import jax
 import numpy as np
@@ -18,13 +19,12 @@ from imagen_jax.train import loop
 from imagen_jax.train import resume
 from imagen_jax.train import state as state_lib
 
-pytestmark = pytest.mark.usefixtures('same_programs')
-
-# Orbax reads arrays side by side, and does not wait for the others where one
-# fails; they find its event loop gone.
-pytestmark = pytest.mark.filterwarnings(
-  'ignore::pytest.PytestUnraisableExceptionWarning'
-)
+pytestmark = [
+  pytest.mark.usefixtures('same_programs'),
+  # Orbax reads arrays side by side, and does not wait for the others where one
+  # fails; they find its event loop gone.
+  pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning'),
+]
 
 CONFIG = config_lib.Config(train=config_lib.TrainConfig(seed=7))
 
@@ -191,6 +191,26 @@ def test_checkpoints_without_digests_are_read(workdir):
   path.write_text(json.dumps(said))
   found = newest(workdir)
   assert (found.said.step, found.said.digests) == (2, {})
+
+
+def test_no_two_states_are_on_the_devices_at_once(workdir, monkeypatch):
+  """Which need not have room for what is damaged and for what is not."""
+  path = workdir / 'checkpoints' / '2' / 'config' / 'metadata'
+  said = json.loads(path.read_text())
+  said['digests']['params'] = '0'
+  del said['digest']
+  path.write_text(json.dumps(said))
+  restore, read = checkpoint.Checkpointer.restore, []
+
+  def watch(self, step, abstract):
+    assert not [array for array in read if array() is not None]
+    found, data = restore(self, step, abstract)
+    read.extend(weakref.ref(array) for array in jax.tree.leaves(found))
+    return found, data
+
+  monkeypatch.setattr(checkpoint.Checkpointer, 'restore', watch)
+  assert newest(workdir).said.step == 1
+  assert len(read) == 8
 
 
 def test_a_damaged_average_is_not_exported(workdir, tmp_path):

@@ -24,11 +24,14 @@ def kept(**values):
     types.SimpleNamespace(
       step=10 * number,
       time=BEGUN + datetime.timedelta(hours=number),
-      metrics=None if loss is None else {'loss': loss},
     )
-    for number, loss in enumerate(LOSSES, 1)
+    for number in range(1, 1 + len(LOSSES))
   ]
-  policy = keeping.options(cfg)['preservation_policy']
+  judged = {
+    10 * number: loss and {'loss': loss}
+    for number, loss in enumerate(LOSSES, 1)
+  }
+  policy = keeping.options(cfg, judged)['preservation_policy']
   found = policy.should_preserve(
     every, context=checkpoint_managers.PreservationContext()
   )
@@ -44,7 +47,9 @@ def kept(**values):
     ({'best': 2}, [20, 40]),
     ({'best': 2, 'mode': 'max'}, [10, 50]),
     ({'best': 1, 'every_steps': 50}, [20, 50]),
-    # Where nothing is known of one, it is not among the best.
+    # Where nothing is known of one, or of another metric, it is not among
+    # the best.
+    ({'best': 2, 'metric': 'other'}, []),
     ({'best': 9}, [10, 20, 30, 40, 50, 70, 80, 90]),
   ],
 )
@@ -53,7 +58,7 @@ def test_what_is_kept(values, expected):
 
 
 def test_all_are_kept_without_a_config():
-  assert keeping.options(None) == {}
+  assert keeping.options(None, {}) == {}
 
 
 @pytest.mark.parametrize(

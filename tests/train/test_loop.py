@@ -1,9 +1,11 @@
 """The loop in this process: what it writes, refuses, and resumes."""
 
+import functools
 import json
 import os
 import shutil
 import signal
+import time
 
 import jax
 import numpy as np
@@ -15,9 +17,11 @@ from imagen_jax import config as config_lib
 from imagen_jax.data import loader as loader_lib
 from imagen_jax.train import advance
 from imagen_jax.train import loop
+from imagen_jax.train import maintenance
 from imagen_jax.train import metrics as metrics_lib
 from imagen_jax.train import step as step_lib
 from imagen_jax.train import views
+from imagen_jax.train import watchdog
 
 pytestmark = pytest.mark.usefixtures('same_programs')
 
@@ -86,6 +90,42 @@ def test_a_stop_within_an_interval_repeats_and_misses_nothing(
   assert [line['step'] for line in runs.metrics(tmp_path)] == [2, 4]
   assert loop.train(config(tiny), str(tmp_path)) == advance.Outcome(8, None)
   runs.assert_same(tmp_path, trained, 8)
+
+
+def test_what_looks_after_a_run_is_there(tiny, at_step, monkeypatch, tmp_path):
+  """A notice stops it, a stall is told, and a signal has a trace written."""
+  notices, begun = [], []
+
+  def look(self):
+    return set(notices)
+
+  monkeypatch.setattr(maintenance.Notices, '_look', look)
+  kind = functools.partial(maintenance.Notices, 0.01)
+  monkeypatch.setattr(maintenance, 'Notices', kind)
+  kind = functools.partial(watchdog.Watchdog, floor=0.5)
+  monkeypatch.setattr(watchdog, 'Watchdog', kind)
+  monkeypatch.setattr(jax.profiler, 'start_trace', begun.append)
+  monkeypatch.setattr(jax.profiler, 'stop_trace', lambda: None)
+
+  def meddle():
+    time.sleep(3)
+    notices.append('preempted')
+    time.sleep(0.5)
+
+  at_step(3, meddle)
+  lower_step = step_lib.lower_step
+
+  def ask_for_a_trace(*args):
+    os.kill(os.getpid(), signal.SIGUSR1)
+    return lower_step(*args)
+
+  monkeypatch.setattr(step_lib, 'lower_step', ask_for_a_trace)
+  cfg = config(tiny, 'train.stall_factor=1')
+  outcome = loop.train(cfg, str(tmp_path), maintenance=True)
+  assert outcome == advance.Outcome(3, signal.SIGTERM)
+  assert len(begun) == 1  # From before the first step; of five.
+  stacks = (tmp_path / 'stacks' / '00000-00000002.txt').read_text()
+  assert 'no step has ended' in stacks and 'meddle' in stacks
 
 
 def test_another_mesh_and_microbatches_give_the_same_losses(

@@ -3,6 +3,7 @@
 import http.server
 import os
 import signal
+import socket
 import threading
 import time
 
@@ -89,6 +90,29 @@ def test_one_that_stands_when_a_run_goes_on_is_not_heeded(
     assert until(lambda: signals)
   said = 'notice of the platform: preempted is TRUE already, and is not heeded'
   assert said in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+  'nonsense', [b'nonsense\r\n\r\n', b'HTTP/1.1 200 OK\r\n\r\n\xff']
+)
+def test_an_answer_that_is_none_is_asked_for_again(
+  nonsense, server, signals, monkeypatch
+):
+  """As of a proxy, or of a server that breaks off."""
+  with maintenance.Notices(0.01):
+    with socket.create_server(('localhost', 0)) as other:
+      other.settimeout(10)
+      address = os.environ['GCE_METADATA_HOST']
+      port = other.getsockname()[1]
+      monkeypatch.setenv('GCE_METADATA_HOST', f'localhost:{port}')
+      for _ in range(2):
+        client, _ = other.accept()
+        with client:
+          client.recv(10_000)
+          client.sendall(nonsense)
+      monkeypatch.setenv('GCE_METADATA_HOST', address)
+    server['preempted'] = 'TRUE'
+    assert until(lambda: signals)
 
 
 def test_where_there_is_no_server_it_is_refused(monkeypatch):

@@ -1,6 +1,7 @@
 """Files of a run that grow, and their copies in a bucket."""
 
 import json
+import time
 
 import pytest
 from tensorboard.backend.event_processing import event_accumulator
@@ -69,6 +70,16 @@ def test_what_has_grown_is_copied(mirror, bucket, storage_server):
   mirror.finish()
   assert objects['run/x/b'].data == b'23'
   assert objects['run/a'].generation == generation
+
+
+def test_what_is_written_anew_in_as_many_bytes_is_copied(
+  mirror, bucket, storage_server
+):
+  for text in ('step 1', 'step 2'):
+    (mirror.folder / 'a').write_text(text)
+    mirror.finish()
+    assert storage_server.buckets[bucket]['run/a'].data.decode() == text
+    time.sleep(0.02)  # Longer than a tick of the file system's clock.
 
 
 def test_it_copies_now_and_then(mirror, bucket, storage_server, clock):

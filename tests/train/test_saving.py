@@ -220,3 +220,22 @@ def test_a_reason_is_what_was_met_first():
   error.__cause__ = ValueError('NOT_FOUND: inner\nmuch more')
   assert damage.reason(error) == 'NOT_FOUND: inner'
   assert damage.reason(KeyError()) == 'KeyError'
+
+
+@pytest.mark.parametrize('other', [True, False])
+def test_one_that_is_complete_is_so_on_all_hosts_or_on_none(
+  other, said, monkeypatch
+):
+  """Of two, which look one after the other; else one would save alone."""
+  found = saving._SAVED if other else saving._FAILED
+  answers = [saving._FAILED, found]
+  monkeypatch.setattr(
+    saving.hosts, 'largest', lambda own: [max(*own, answers.pop(0))]
+  )
+  storage = Storage()
+  saver = saver_of(storage, said)
+  saver.save(10, None, {'step': 10})
+  storage.end()
+  saver.look()  # Which finds it here.
+  assert not answers
+  assert (saver.sound, saver.due(11)) == ((10, False) if other else (0, True))

@@ -1,6 +1,7 @@
 """The files of bad records in a workdir."""
 
 import json
+import resource
 
 from imagen_jax.data import tally as tally_lib
 from imagen_jax.train import skipped as skipped_lib
@@ -47,6 +48,21 @@ def test_a_workdir_that_cannot_be_written_ends_nothing(tmp_path, caplog):
   (tmp_path / 'skipped').unlink()
   skipped.write([entry('x')])
   assert lines(tmp_path / 'skipped' / '00000.jsonl') == [entry('x')]
+
+
+def test_a_file_is_never_half(tmp_path):
+  """Not where the disk is full within it, and what it had is lost with it."""
+  skipped = skipped_lib.Skipped(str(tmp_path), 0)
+  skipped.write([entry('x')])
+  before = resource.getrlimit(resource.RLIMIT_FSIZE)
+  try:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+    skipped.write([entry('x'), entry('y')])
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+  path = tmp_path / 'skipped' / '00000.jsonl'
+  assert lines(path) == [entry('x')]
+  assert list((tmp_path / 'skipped').iterdir()) == [path]
 
 
 def test_a_bucket_will_do(bucket, storage_server):
