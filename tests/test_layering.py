@@ -43,6 +43,7 @@ FLOORS = {
   'imagen_jax.cascade': 2,
   'imagen_jax.train': 2,
   'imagen_jax.train.guard': 2,
+  'imagen_jax.train.gate': 2,
   'imagen_jax.train.keeping': 2,
   'imagen_jax.train.maintenance': 2,
   'imagen_jax.train.passing': 2,
@@ -112,6 +113,7 @@ ONLY = {
   'flax.linen': ('imagen_jax.models', 'imagen_jax.sharding'),
   'orbax': (
     'imagen_jax.train.checkpoint',
+    'imagen_jax.train.gate',
     'imagen_jax.train.keeping',
     'imagen_jax.train.parts',
   ),

@@ -20,6 +20,7 @@ from imagen_jax import config
 from imagen_jax import storage
 from imagen_jax.train import damage
 from imagen_jax.train import digest
+from imagen_jax.train import gate
 from imagen_jax.train import keeping
 from imagen_jax.train import parts as parts_lib
 from imagen_jax.train import state as state_lib
@@ -87,11 +88,13 @@ class Checkpointer:
     self._workdir = storage.Path(workdir)
     if not storage.is_bucket(workdir):
       self._workdir = storage.Path(pathlib.Path(workdir).absolute())
+    self._gate = gate.Gate(folder)
     self._judged = {}  # Of each step, the metric by which it is kept.
     self._manager = ocp.CheckpointManager(
       self._workdir / folder,
       options=ocp.CheckpointManagerOptions(
         enable_async_checkpointing=True,
+        async_options=ocp.options.AsyncOptions(barrier_sync_fn=self._gate.meet),
         create=create,
         # Hosts that save to two folders at once do not mix the two up.
         multiprocessing_options=ocp.options.MultiprocessingOptions(
@@ -100,9 +103,9 @@ class Checkpointer:
         **keeping.options(config, self._judged),
       ),
       item_handlers={
-        'state': parts_lib.handler(),
-        'data': ocp.JsonCheckpointHandler(),
-        'config': ocp.JsonCheckpointHandler(),
+        'state': self._gate.watch(parts_lib.handler()),
+        'data': self._gate.watch(ocp.JsonCheckpointHandler()),
+        'config': self._gate.watch(ocp.JsonCheckpointHandler()),
       },
     )
     if config is not None and config.keep.best:
@@ -169,17 +172,19 @@ class Checkpointer:
     }
     step = int(state.step)
     self._judged[step] = data.get('judged')
-    self._manager.save(
-      step,
+    self._gate.begin()
+    args = ocp.args.Composite(
+      state=ocp.args.PyTreeSave(parts_lib.of(state)),
+      data=ocp.args.JsonSave(data),
+      config=ocp.args.JsonSave({**said, 'digest': digest.of_json(said)}),
+    )
+    try:
       # When to save is the loop's business. Unforced, Orbax may leave a save
       # out without a word, as where the step is not after the newest one.
-      force=True,
-      args=ocp.args.Composite(
-        state=ocp.args.PyTreeSave(parts_lib.of(state)),
-        data=ocp.args.JsonSave(data),
-        config=ocp.args.JsonSave({**said, 'digest': digest.of_json(said)}),
-      ),
-    )
+      self._manager.save(step, force=True, args=args)
+    except Exception:
+      self._gate.fail()
+      raise
 
   def is_saving(self) -> bool:
     """Whether a save is under way."""
