@@ -40,6 +40,7 @@ class Status:
     running: whether lines come as they did.
     metrics: of the last line.
     losses: of all lines read, (step, loss).
+    skipped: steps that changed nothing, of all lines read.
     checkpoints: their steps.
     saved: seconds since the newest checkpoint; None where there is none, or it
       lacks a file.
@@ -55,6 +56,7 @@ class Status:
   running: bool
   metrics: dict
   losses: list[tuple[int, float]]
+  skipped: int
   checkpoints: list[int]
   saved: float | None
   damaged: list[str]
@@ -104,6 +106,7 @@ def read(workdir: str, now: float | None = None) -> Status:
     ),
     metrics=last,
     losses=[(x['step'], x['loss']) for x in lines if 'loss' in x],
+    skipped=int(sum(x.get('skipped_steps', 0) for x in lines)),
     checkpoints=steps,
     saved=saved,
     damaged=_names(folder / 'damaged'),
@@ -233,6 +236,7 @@ def _faults(status):
   counted = [
     ('resumes', int(status.metrics.get('resumes', 0))),
     ('bad records', int(status.metrics.get('bad_records', 0))),
+    ('steps skipped of late', status.skipped),
   ]
   found = [f'{name} {count:,}' for name, count in counted if count]
   for what, names in (

@@ -77,6 +77,16 @@ def test_what_went_wrong_is_told(workdir):
   )
 
 
+def test_steps_that_changed_nothing_are_told(workdir):
+  with open(workdir / 'metrics.jsonl', 'a') as file:
+    file.write('\n')  # After the line that was cut short.
+    for step in (310, 320):
+      line = {'step': step, 'time': NOW, 'loss': 1.0, 'skipped_steps': 2}
+      file.write(json.dumps(line) + '\n')
+  text = status.report(status.read(str(workdir), NOW))
+  assert text.endswith('faults: steps skipped of late 4')
+
+
 def test_a_newest_checkpoint_that_lacks_files_is_told(workdir):
   (workdir / 'checkpoints' / '200' / '_CHECKPOINT_METADATA').unlink()
   text = status.report(status.read(str(workdir), NOW))

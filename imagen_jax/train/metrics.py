@@ -282,9 +282,7 @@ def _cut_after(path, step):
     try:
       if line.endswith('\n') and json.loads(line)['step'] <= step:
         kept.append(line)
-    except json.JSONDecodeError:
+    except (ValueError, KeyError, TypeError):
       continue  # The process was killed while it wrote this one.
-  # Whole under another name first: this process may be killed as well.
-  beside = path.with_name(path.name + '.tmp')
-  beside.write_text(''.join(kept))
-  beside.replace(path)
+  # Whole or not at all: this process may be killed as well.
+  storage.write(path, ''.join(kept).encode(), '--workdir')

@@ -6,6 +6,7 @@ import resource
 import time
 
 import numpy as np
+import pytest
 from tensorboard.backend.event_processing import event_accumulator
 
 from imagen_jax.train import metrics as metrics_lib
@@ -53,6 +54,14 @@ def test_a_resumed_run_has_each_step_once(tmp_path):
   assert [line['loss'] for line in lines(tmp_path)] == [2, 4, 60]
   scalars = events(tmp_path).Scalars('loss')
   assert [(e.step, e.value) for e in scalars] == [(2, 2), (4, 4), (6, 60)]
+
+
+@pytest.mark.parametrize('rubbish', ['null', '7', '[]', '{"loss": 1}', '{'])
+def test_lines_that_are_no_metrics_are_dropped(rubbish, tmp_path):
+  path = tmp_path / metrics_lib.METRICS_FILE
+  path.write_text(f'{{"step": 2, "loss": 1}}\n{rubbish}\n{{"step": 4}}\n')
+  with writer(tmp_path, start_step=4):
+    assert [line['step'] for line in lines(tmp_path)] == [2, 4]
 
 
 def test_a_line_that_was_cut_short_is_dropped(tmp_path):

@@ -169,8 +169,8 @@ def test_what_ended_the_run_is_told_first(
 ):
   with pytest.raises(FloatingPointError, match='loss is nan'):
     with writer(bucket) as out:
-      out.write(2, {'loss': 0.5})
       storage_server.denied.add(('write', bucket))
+      out.write(2, {'loss': 0.5})
       raise FloatingPointError('loss is nan')
   assert f'--workdir gs://{bucket}/run/' in capfd.readouterr().err
 
@@ -196,8 +196,8 @@ def test_metrics_that_cannot_be_kept_are_copied_later(
 ):
   """A checkpoint is not given up for them."""
   with writer(bucket) as out:
-    out.write(2, {'loss': 0.5})
     storage_server.denied.add(('write', bucket))
+    out.write(2, {'loss': 0.5})
     out.flush()
     assert waited == list(storage.WAITS)
     assert 'cannot be written' in capfd.readouterr().err
@@ -210,6 +210,6 @@ def test_a_run_does_not_end_well_without_its_metrics(
 ):
   with pytest.raises(ValueError, match='^--workdir .* cannot be written'):
     with writer(bucket) as out:
-      out.write(2, {'loss': 0.5})
       storage_server.denied.add(('write', bucket))
+      out.write(2, {'loss': 0.5})
   storage_server.denied.clear()
