@@ -6,11 +6,11 @@ The three stages of `configs/`, with their designs, losses and optimisers, at a
 few pixels and channels and in float32, take some training steps on one
 simulated device, and the same ones on every mesh of eight: copies of the model,
 its state in shards, its channels split, all of these, images split by rows and
-columns, two slices as DCN would join them, and four processes that exchange
-what they have by sockets. Prints a table in Markdown: the largest difference of
-a loss, of its size on one device; and the norm of the difference of all
-parameters, of the norm of what the steps changed. Ends with status 1 where one
-is above the tolerance.
+columns, two slices as DCN would join them, and four or eight processes that
+exchange what they have by sockets. Prints a table in Markdown: the largest
+difference of a loss, of its size on one device; and the norm of the difference
+of all parameters, of the norm of what the steps changed. Ends with status 1
+where one is above the tolerance.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from imagen_jax import config as config_lib
 from imagen_jax.cli import devices as devices_lib
 
 REPO = pathlib.Path(__file__).resolve().parent.parent
-DEVICES, PROCESSES = 8, 4
+DEVICES = 8
 _MEASURED = ('loss', 'parameters')
 
 # What the stages of the paper are made small by.
@@ -95,7 +95,8 @@ ROWS = {
     _Mesh(2, 2, 2, height='fsdp', width='data')
   ),
   '2 slices: data 4, fsdp 2': Row(_Mesh(4, 2, 1), slices=2),
-  '4 processes: data 2, fsdp 2, model 2': Row(_Mesh(2, 2, 2), PROCESSES),
+  '4 processes: data 2, fsdp 2, model 2': Row(_Mesh(2, 2, 2), 4),
+  '8 processes: data 2, fsdp 2, model 2': Row(_Mesh(2, 2, 2), 8),
 }
 ALONE = Row(_Mesh(1, 1, 1))
 
@@ -195,14 +196,14 @@ def differences(found: dict, alone: dict) -> tuple[float, float]:
   return float(losses), float(apart / change)
 
 
-def work(stages, rows, steps, number, address, out):
+def work(stages, rows, steps, count, number, address, out):
   """One of several processes: measures, and the first writes it down."""
   import numpy as np
 
   devices_lib.start(
-    DEVICES // PROCESSES,
+    DEVICES // count,
     coordinator=address,
-    num_processes=PROCESSES,
+    num_processes=count,
     process_id=number,
   )
   for place, (stage, row) in enumerate((s, r) for s in stages for r in rows):
@@ -211,7 +212,7 @@ def work(stages, rows, steps, number, address, out):
       np.savez(f'{out}/{place}.npz', **found)
 
 
-def by_processes(stages, rows, steps) -> dict:
+def by_processes(stages, rows, steps, count) -> dict:
   """What several processes measure together, by stage and row."""
   import numpy as np
 
@@ -219,13 +220,13 @@ def by_processes(stages, rows, steps) -> dict:
     free.bind(('localhost', 0))
     address = f'localhost:{free.getsockname()[1]}'
   with tempfile.TemporaryDirectory() as out:
-    given = [stages, rows, steps]
+    given = [stages, rows, steps, count]
     started = [
       subprocess.Popen(
         [sys.executable, __file__, '--work']
         + [json.dumps([*given, number, address, out])]
       )
-      for number in range(PROCESSES)
+      for number in range(count)
     ]
     try:
       failed = [process.wait() for process in started]
@@ -233,7 +234,7 @@ def by_processes(stages, rows, steps) -> dict:
       for process in started:
         process.kill()
     if any(failed):
-      raise SystemExit(f'{PROCESSES} processes ended with {failed}')
+      raise SystemExit(f'{count} processes ended with {failed}')
     pairs = [(stage, row) for stage in stages for row in rows]
     return {
       pair: dict(np.load(f'{out}/{place}.npz'))
@@ -272,9 +273,10 @@ def main() -> int:
     if unknown := set(given) - set(known):
       raise SystemExit(f'{name} {sorted(unknown)}; accepted: {list(known)}')
   devices_lib.start(DEVICES)
-  here = [row for row in args.rows if ROWS[row].processes == 1]
-  there = [row for row in args.rows if row not in here]
-  measured = by_processes(args.stages, there, args.steps) if there else {}
+  measured = {}
+  for count in sorted({ROWS[row].processes for row in args.rows} - {1}):
+    there = [row for row in args.rows if ROWS[row].processes == count]
+    measured |= by_processes(args.stages, there, args.steps, count)
   found = {}
   for stage in args.stages:
     alone = measure(stage, ALONE, args.steps)
