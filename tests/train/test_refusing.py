@@ -13,6 +13,12 @@ from imagen_jax.train import checkpoint
 from imagen_jax.train import saving
 from imagen_jax.train import state as state_lib
 
+# Orbax writes files side by side, and does not wait for the others where one is
+# refused; they find its event loop gone.
+pytestmark = pytest.mark.filterwarnings(
+  'ignore::pytest.PytestUnraisableExceptionWarning'
+)
+
 CONFIG = config_lib.Config(
   train=config_lib.TrainConfig(num_steps=100, checkpoint_every=10)
 )
