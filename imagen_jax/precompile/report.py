@@ -224,7 +224,7 @@ def _whole(replicated):
   text = 'whole on every device\n' + _lines(lines[:_MOST_TOLD])
   if more := replicated[_MOST_TOLD:]:
     size = _gib(sum(each['bytes'] for each in more))
-    text += f'\nand {len(more)} more of {size}, which mesh.fsdp would share'
+    text += f'\nand {len(more)} more of {size}'
   return text
 
 

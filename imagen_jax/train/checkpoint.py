@@ -126,7 +126,7 @@ class Checkpointer:
     self._manager.close()
 
   def _ends(self):
-    """Whether a save that is under way ends while an error of hosts waits.
+    """Whether the last save ends within what a host that fails waits for it.
 
     It does not where this host alone has failed: the others wait for what it
     was to compute next, and the save for them.

@@ -10,6 +10,7 @@ import threading
 import time
 
 import jax
+from jax._src import distributed
 import orbax.checkpoint as ocp
 
 # Seconds between looks whether a host has failed.
@@ -36,8 +37,6 @@ class Gate:
   def __init__(self, name: str):
     self._name, self._complete = name, False
     # What `jax.experimental.multihost_utils` has of it cannot be called off.
-    from jax._src import distributed
-
     self._client = distributed.global_state.client
 
   def begin(self):

@@ -193,13 +193,18 @@ def test_checkpoints_without_digests_are_read(workdir):
   assert (found.said.step, found.said.digests) == (2, {})
 
 
-def test_no_two_states_are_on_the_devices_at_once(workdir, monkeypatch):
-  """Which need not have room for what is damaged and for what is not."""
+def misdigest(workdir, part):
+  """Has the newest checkpoint say another digest of a part."""
   path = workdir / 'checkpoints' / '2' / 'config' / 'metadata'
   said = json.loads(path.read_text())
-  said['digests']['params'] = '0'
+  said['digests'][part] = '0'
   del said['digest']
   path.write_text(json.dumps(said))
+
+
+def test_no_two_states_are_on_the_devices_at_once(workdir, monkeypatch):
+  """Which need not have room for what is damaged and for what is not."""
+  misdigest(workdir, 'params')
   restore, read = checkpoint.Checkpointer.restore, []
 
   def watch(self, step, abstract):
@@ -214,11 +219,7 @@ def test_no_two_states_are_on_the_devices_at_once(workdir, monkeypatch):
 
 
 def test_a_damaged_average_is_not_exported(workdir, tmp_path):
-  path = workdir / 'checkpoints' / '2' / 'config' / 'metadata'
-  said = json.loads(path.read_text())
-  said['digests']['ema_params'] = '0'
-  del said['digest']
-  path.write_text(json.dumps(said))
+  misdigest(workdir, 'ema_params')
   with pytest.raises(ValueError, match='checkpoint 2: ema_params is not what'):
     export.export_weights(str(workdir), str(tmp_path / 'out'))
   assert not (tmp_path / 'out' / export.MANIFEST_FILE).exists()
